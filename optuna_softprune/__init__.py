@@ -1,0 +1,54 @@
+"""Structured pruning of PyTorch networks as an Optuna search space."""
+
+from importlib.metadata import version
+
+from optuna_softprune._errors import (
+    ExportError,
+    InfeasibleTargetError,
+    ModeWarning,
+    NothingToPruneError,
+    SoftPruneError,
+    SoftPruneWarning,
+    StorageError,
+    StudyMismatchError,
+    UnusedParameterWarning,
+    VerificationWarning,
+)
+from optuna_softprune._space import PruningSpace
+from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
+from optuna_softprune.graph import Group, Protected, Side, Slices
+from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, Taylor
+from optuna_softprune.objective import PruningObjective, Requirement
+from optuna_softprune.storage import open_storage, recover, remaining_trials
+
+__version__ = version("optuna-softprune")
+
+__all__ = [
+    "ActivationEnergy",
+    "ExportError",
+    "Group",
+    "Importance",
+    "InfeasibleTargetError",
+    "LatticeConstraint",
+    "Magnitude",
+    "ModeWarning",
+    "NothingToPruneError",
+    "Protected",
+    "PruningObjective",
+    "PruningSpace",
+    "Random",
+    "Requirement",
+    "Side",
+    "Slices",
+    "SoftPruneError",
+    "SoftPruneWarning",
+    "SparsityConstraint",
+    "StorageError",
+    "StudyMismatchError",
+    "Taylor",
+    "UnusedParameterWarning",
+    "VerificationWarning",
+    "open_storage",
+    "recover",
+    "remaining_trials",
+]

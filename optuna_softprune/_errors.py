@@ -1,0 +1,49 @@
+"""Errors and warnings that a caller may want to tell apart."""
+
+from __future__ import annotations
+
+
+class SoftPruneError(Exception):
+    """Base of the errors that belong to this package."""
+
+
+class ExportError(SoftPruneError, RuntimeError):
+    """`torch.export` could not turn the network into a graph."""
+
+
+class NothingToPruneError(SoftPruneError, ValueError):
+    """No group of the network can be pruned."""
+
+
+class InfeasibleTargetError(SoftPruneError, ValueError):
+    """No network within the tolerance of the target was found."""
+
+
+class StudyMismatchError(SoftPruneError, ValueError):
+    """A study belongs to another network, constraint or objective."""
+
+
+class StorageError(SoftPruneError, RuntimeError):
+    """A storage cannot be opened."""
+
+
+class SoftPruneWarning(UserWarning):
+    """Base of the warnings of this package; each is given once per search space."""
+
+
+class ModeWarning(SoftPruneWarning):
+    """The network was given in train mode or in a wrapper; the plain network in eval mode is analysed."""
+
+
+class UnusedParameterWarning(SoftPruneWarning):
+    """Parameters take no part in the forward pass in eval mode, so nothing is known of them."""
+
+
+class VerificationWarning(SoftPruneWarning):
+    """The test that removing units equals masking them could see little."""
+
+
+def shorten(items: list[str], limit: int = 5) -> str:
+    """Join `items` with commas, cut after `limit` of them."""
+    rest = len(items) - limit
+    return ", ".join(items[:limit]) + (f", ... ({rest} more)" if rest > 0 else "")
