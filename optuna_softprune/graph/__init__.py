@@ -1,0 +1,41 @@
+"""From a network to its groups: export, labels, rules, groups."""
+
+from optuna_softprune.graph._discover import discover
+from optuna_softprune.graph._export import (
+    WORKING_DTYPES,
+    ExportedGraph,
+    copy_with,
+    export,
+    first_line,
+    map_tensors,
+    to_working,
+    user_line,
+    working_copy,
+)
+from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, Units
+from optuna_softprune.graph._network import tensors, unwrapped
+from optuna_softprune.graph._propagate import operation_name
+
+__all__ = [
+    "FIXED",
+    "UNUSED",
+    "WORKING_DTYPES",
+    "ExportedGraph",
+    "Group",
+    "Network",
+    "Protected",
+    "Side",
+    "Slices",
+    "Units",
+    "copy_with",
+    "discover",
+    "export",
+    "first_line",
+    "map_tensors",
+    "operation_name",
+    "tensors",
+    "to_working",
+    "unwrapped",
+    "user_line",
+    "working_copy",
+]

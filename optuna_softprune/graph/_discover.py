@@ -1,0 +1,200 @@
+"""Find the groups of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, that_shrink
+from optuna_softprune.graph._labels import vector
+from optuna_softprune.graph._network import memory_ties, tensors
+from optuna_softprune.graph._propagate import Propagation, operation_name
+from optuna_softprune.graph._rules import rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+    from torch import nn
+    from torch.fx import Node
+
+    from optuna_softprune.graph._export import ExportedGraph
+
+    IntArray = NDArray[np.int64]
+
+
+def discover(model: nn.Module, exported: ExportedGraph, components: Mapping[str, nn.Module]) -> Network:
+    """Return the groups of `model`, as its exported graph couples them."""
+    propagation = Propagation(model, exported, rule_of)
+    propagation.run()
+    labels = propagation.labels
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(model)}
+    for name, other in memory_ties(model).items():
+        for axis, length in enumerate(shapes[name]):
+            labels.protect(labels.of_tensor(name, axis, length), f"shares its memory with `{other}`")
+    classes, reasons = labels.classes()
+
+    buffers = dict(model.named_buffers())
+    # In execution order, parameters first: the first of a group names it.
+    ordered = sorted(labels.tensors.items(), key=lambda item: item[0][0] in buffers)
+    by_tensor = {axis: classes[slice(*place)] for axis, place in ordered}
+    by_attribute = {attribute: classes[slice(*place)] for attribute, place in labels.attributes.items()}
+    by_node = {
+        node: tuple((found.axes[0], classes[vector(found.labels, found.axes[0]).numpy()]) for found in value)
+        for node, value in propagation.values.items()
+        if isinstance(value, tuple)
+    }
+    on_nodes = [axis for axes in by_node.values() for _, axis in axes]
+    numbering = _number(by_tensor, [*by_tensor.values(), *by_attribute.values(), *on_nodes], len(classes))
+
+    tensor_units = {place: numbering.unit_of[axis] for place, axis in by_tensor.items()}
+    return Network(
+        exported=exported,
+        groups=_groups(propagation, tensor_units, numbering, _component_paths(model, components)),
+        protected=tuple(_protected(propagation, shapes, tensor_units, reasons)),
+        shapes=shapes,
+        tensors=that_shrink(tensor_units),
+        attributes=that_shrink({place: numbering.unit_of[axis] for place, axis in by_attribute.items()}),
+        nodes={
+            node: tuple(
+                (axis, numbering.unit_of[found]) for axis, found in axes if (numbering.unit_of[found] != FIXED).any()
+            )
+            for node, axes in by_node.items()
+        },
+        macs=propagation.macs,
+        constant_macs=sum(_measured_macs(node) for node in exported.graph.nodes if node not in propagation.macs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbering:
+    """Class -> unit number, and the first unit and size of each group."""
+
+    unit_of: IntArray
+    groups: tuple[tuple[int, int], ...]
+
+
+def _number(by_tensor: Mapping[Any, IntArray], axes: Iterable[IntArray], classes: int) -> _Numbering:
+    """Number the units: those that touch the same places equally often are a group.
+
+    The signature of a class is the sum of a random 64-bit number for each of its places, modulo 2**64.
+    """
+    random = np.random.default_rng(0)
+    signature = np.zeros(classes, np.uint64)
+    for axis in axes:
+        np.add.at(signature, axis, random.integers(1, 2**64 - 1, dtype=np.uint64))
+    candidates = np.unique(np.concatenate([np.zeros(1, np.int64), *by_tensor.values()]))
+    candidates = candidates[candidates != 0]
+    _, first, group = np.unique(signature[candidates], return_index=True, return_inverse=True)
+    # A class is named by its smallest label and labels are made in execution order: so are groups and units.
+    rank = np.argsort(np.argsort(first))[group]
+    order = np.argsort(rank, kind="stable")
+    unit_of = np.full(classes, FIXED, np.int64)
+    unit_of[candidates[order]] = np.arange(len(candidates))
+    sizes = np.bincount(rank, minlength=len(first)).tolist()
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    return _Numbering(unit_of, tuple(zip(starts, sizes, strict=False)))
+
+
+def _groups(
+    propagation: Propagation,
+    tensor_units: Mapping[tuple[str, int], IntArray],
+    numbering: _Numbering,
+    component_paths: Mapping[str, str],
+) -> tuple[Group, ...]:
+    group_of = np.repeat(np.arange(len(numbering.groups)), [size for _, size in numbering.groups])
+    slices: list[list[Slices]] = [[] for _ in numbering.groups]
+    for place, units in tensor_units.items():
+        for number in np.unique(group_of[units[units != FIXED]]).tolist():
+            first, size = numbering.groups[number]
+            inside = np.flatnonzero((units >= first) & (units < first + size))
+            by_unit = inside[np.argsort(units[inside], kind="stable")].reshape(size, -1)
+            side = Side.INPUT if place in propagation.read else Side.OUTPUT if place in propagation.made else Side.BOTH
+            slices[number].append(Slices(tensor=place[0], axis=place[1], indices=by_unit, side=side))
+    names = _unique([_name(found[0].tensor) for found in slices])
+    return tuple(
+        Group(
+            name=name,
+            size=size,
+            components=tuple(dict.fromkeys(_components(found, component_paths))),
+            slices=tuple(found),
+            first_unit=first,
+        )
+        for name, found, (first, size) in zip(names, slices, numbering.groups, strict=True)
+    )
+
+
+def _name(tensor: str) -> str:
+    """Name a group after the module whose weight makes its activations, or after that parameter."""
+    module, _, leaf = tensor.rpartition(".")
+    return module if module and leaf == "weight" else tensor
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Number the groups that one parameter makes: `fc/1`, `fc/2`."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(f"{name}/{seen[name]}" if names.count(name) > 1 else name)
+    return unique
+
+
+def _component_paths(model: nn.Module, components: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the prefix of qualified names -> component, longest prefix first."""
+    names = {id(module): name for name, module in components.items()}
+    paths = {path: names[id(m)] for path, m in model.named_modules(remove_duplicate=False) if id(m) in names}
+    return {f"{path}." if path else "": paths[path] for path in sorted(paths, key=lambda path: len(path), reverse=True)}
+
+
+def _components(slices: Iterable[Slices], paths: Mapping[str, str]) -> Iterable[str]:
+    for each in slices:
+        found = next((name for path, name in paths.items() if each.tensor.startswith(path)), None)
+        if found is not None:
+            yield found
+
+
+def _protected(
+    propagation: Propagation,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensor_units: Mapping[tuple[str, int], IntArray],
+    reasons: Mapping[int, str],
+) -> Iterable[Protected]:
+    labels = propagation.labels
+    for tensor, shape in shapes.items():
+        for axis, length in enumerate(shape):
+            place = (tensor, axis)
+            if place not in tensor_units:
+                yield Protected(tensor=tensor, axis=axis, count=length, reason=UNUSED)
+                continue
+            held = labels.representative[slice(*labels.tensors[place])][tensor_units[place] == FIXED]
+            counts: dict[str, int] = {}
+            for label in held.tolist():
+                counts[reasons[label]] = counts.get(reasons[label], 0) + 1
+            for reason, count in counts.items():
+                yield Protected(tensor=tensor, axis=axis, count=count, reason=reason)
+
+
+def _measured_macs(node: Node) -> int:
+    """Count an operation that has no formula of ours, on shapes alone; nothing that it touches can shrink."""
+    if node.op != "call_function" or (rule_of(node) is not None and operation_name(node) != "matmul"):
+        return 0
+    from torch.fx.node import map_arg
+
+    def shape_only(source: Node) -> Any:
+        value = source.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return value
+
+    operation: Any = node.target
+    try:
+        with FlopCounterMode(display=False) as counter:
+            operation(*map_arg(node.args, shape_only), **map_arg(node.kwargs, shape_only))
+    except (RuntimeError, TypeError, NotImplementedError, ValueError):
+        return 0  # no shape without data: nothing that the counter of torch knows
+    return int(counter.get_total_flops()) // 2

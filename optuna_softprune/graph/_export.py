@@ -1,0 +1,223 @@
+"""The network as a graph of ATen operations, by `torch.export`."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import traceback
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from optuna_softprune._errors import ExportError
+from optuna_softprune.graph._network import canonical_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch.fx import Graph
+
+# What modules mostly hold: values that need no copy, and containers that are mostly empty.
+IMMUTABLE = frozenset({bool, int, float, complex, str, bytes})
+CONTAINERS = frozenset({dict, OrderedDict, set})
+# Verification is sharp in float64. A network that names a dtype in its forward pass may not run in float64 at all:
+# then float32 is the working precision.
+WORKING_DTYPES = (torch.float64, torch.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedGraph:
+    """One forward pass in eval mode, on the CPU, in a working precision.
+
+    Attributes:
+        graph: The operations in execution order.
+        tensors: Placeholder name -> qualified name of the parameter or buffer (the first of its names).
+        constants: Placeholder name -> the constant tensor that the forward pass closed over.
+        inputs: Placeholder names of the user's inputs, flattened as `flatten_inputs` flattens them.
+        flatten_inputs: `(args, kwargs)` -> flat list of inputs.
+        flatten_outputs: What the network returned -> flat list, in the order of the graph's outputs.
+        dtype: The working precision.
+    """
+
+    graph: Graph
+    tensors: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    flatten_inputs: Callable[[Any], list[Any]]
+    flatten_outputs: Callable[[Any], list[Any]]
+    dtype: torch.dtype
+
+
+def copy_with(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Return a deep copy of `model` in which every parameter and buffer is what `replace` makes of it.
+
+    All references follow, wherever the network keeps them, so tied tensors stay tied. `replace` is called once
+    per tensor with its first qualified name; for a plain tensor attribute the name is empty.
+    """
+    memo: dict[int, Any] = {}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in named:
+        memo[id(tensor)] = _like(tensor, replace(name, tensor.detach()))
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and id(value) not in memo:
+                memo[id(value)] = replace("", value.detach())
+    try:
+        duplicate = _copied(model, memo)
+    except Exception as error:
+        raise TypeError(
+            f"Expected `model` to be deep-copyable, but `copy.deepcopy` failed: {error}. "
+            "Keep what cannot be copied (open files, locks, generators) outside of the module."
+        ) from error
+    return duplicate
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return `copy.deepcopy(model, memo)`, 2 to 4 times as fast: most of what a module holds is empty or immutable."""
+    modules = [module for module in model.modules() if not _copies_itself(module)]
+    for module in modules:
+        memo[id(module)] = module.__class__.__new__(module.__class__)
+    for module in modules:
+        state = dict(vars(module))
+        state.pop("_compiled_call_impl", None)  # what `module.compile()` made; `nn.Module` leaves it out of copies too
+        vars(memo[id(module)]).update((name, _copied_value(value, memo)) for name, value in state.items())
+    return copy.deepcopy(model, memo)
+
+
+def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
+    if value is None or type(value) in IMMUTABLE:
+        return value
+    if type(value) not in CONTAINERS or (value and type(value) is not dict) or id(value) in memo:
+        return copy.deepcopy(value, memo)
+    memo[id(value)] = duplicate = type(value)()
+    if value:
+        duplicate.update((key, _copied_value(item, memo)) for key, item in value.items())
+    return duplicate
+
+
+def _copies_itself(module: nn.Module) -> bool:
+    """Whether a module has a way of its own to be copied."""
+    kind = type(module)
+    return any(
+        getattr(kind, name, None) is not getattr(nn.Module, name, None)
+        for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
+    )
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """Return `new` as the same kind of tensor as `old`: a parameter stays one, frozen stays frozen."""
+    if not isinstance(old, nn.Parameter):
+        return new
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+    vars(parameter).update(vars(old))
+    return parameter
+
+
+def to_working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of `tensor` on the CPU; floating point in `dtype`, anything else as it is."""
+    tensor = tensor.detach()
+    return tensor.to("cpu", dtype, copy=True) if tensor.is_floating_point() else tensor.to("cpu", copy=True)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return nested inputs (tuples, lists, dicts) with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        changed = copy.copy(value)
+        changed.update((key, map_tensors(item, change)) for key, item in value.items())
+        return changed
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
+
+
+def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of `model` on the CPU in working precision and eval mode."""
+    return copy_with(model, lambda _, tensor: to_working(tensor, dtype)).eval()
+
+
+def export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[ExportedGraph, nn.Module]:
+    """Export `model` in eval mode; return the graph and the copy in working precision that it was made of.
+
+    Neither the model nor the random state is touched.
+
+    Raises:
+        ExportError: If the inputs do not fit, or `torch.export` refuses the network.
+    """
+    working = working_copy(model, dtype)
+    inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=dtype))
+    # Under `no_grad` a `with torch.no_grad()` of the network's own leaves no subgraph behind.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            program = torch.export.export(working, *inputs)
+        except Exception as error:
+            raise _refused(working, inputs, error) from error
+    return _exported(model, program, dtype), working
+
+
+def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype) -> ExportedGraph:
+    signature = program.graph_signature
+    names = canonical_names(model)
+    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = signature.inputs_to_lifted_tensor_constants
+    placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+    in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+    assert in_spec is not None
+    assert out_spec is not None
+    return ExportedGraph(
+        graph=program.graph,
+        tensors={placeholder: names[name] for placeholder, name in held.items()},
+        constants={placeholder: program.constants[name] for placeholder, name in lifted.items()},
+        inputs=tuple(p for p in placeholders if p not in held and p not in lifted),
+        flatten_inputs=in_spec.flatten_up_to,
+        flatten_outputs=out_spec.flatten_up_to,
+        dtype=dtype,
+    )
+
+
+def user_line(error: BaseException) -> str:
+    """Return `file:line: code` of the innermost frame of `error` outside of torch, or an empty string."""
+    library = str(Path(torch.__file__).parent)
+    ours = tuple(str(Path(__file__).parents[1] / folder) for folder in ("graph", "removal"))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((library, *ours, "<"))
+    ]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the class of `error` and the first line of its message."""
+    message = str(error).strip()
+    return f"{type(error).__name__}: {message.splitlines()[0]}" if message else type(error).__name__
+
+
+def _refused(working: nn.Module, inputs: tuple[Any, Any], error: Exception) -> ExportError:
+    """Tell inputs that do not fit from a network that cannot be exported."""
+    try:
+        working(*inputs[0], **inputs[1])
+    except Exception as forward_error:
+        error = forward_error
+        expected = "Expected `example_inputs` and `example_kwargs` to fit the network, but its forward pass on the CPU"
+        remedy = (
+            "Give them as `model(*example_inputs, **example_kwargs)` takes them; a device named inside the "
+            "forward pass must follow its input's."
+        )
+    else:
+        expected = "Expected `model` to be exportable, but `torch.export`"
+        remedy = (
+            "A branch on the values of a tensor, `.item()` and code outside of torch cannot be exported: write "
+            "the branch with `torch.where`, or hand over the part of the network without it."
+        )
+    line = user_line(error)
+    return ExportError(f"{expected} failed{f' at {line}' if line else ''}: {first_line(error)}. {remedy}")

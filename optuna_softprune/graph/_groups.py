@@ -1,0 +1,156 @@
+"""From classes of labels to groups of units, and what each unit touches."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch.fx import Node
+
+    from optuna_softprune.graph._export import ExportedGraph
+
+Units = NDArray[np.int64]
+_Key = TypeVar("_Key")
+FIXED = -1
+UNUSED = "not used in the forward pass in eval mode"
+
+
+class Side(enum.Enum):
+    """What the indices of an axis are to the data that flow through a group."""
+
+    OUTPUT = "makes it"
+    INPUT = "reads it"
+    BOTH = "scales, shifts or stores it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slices:
+    """The indices of one axis of one parameter or buffer that belong to a group.
+
+    Attributes:
+        tensor: Qualified name of the parameter or buffer.
+        axis: The axis that is cut.
+        indices: Shape (size, multiplicity), int64: row u holds the indices that go with unit u.
+        side: Whether these indices make the group's activations, read them, or go along.
+    """
+
+    tensor: str
+    axis: int
+    indices: NDArray[np.int64]
+    side: Side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All slices that must be removed together, unit by unit.
+
+    Attributes:
+        name: Stable and readable; made of the qualified name of the parameter that makes its activations.
+        size: Number of units, before any is removed.
+        components: Names of the components that its slices lie in; more than one: a coupling group of them.
+        slices: What is cut, in execution order.
+        first_unit: Number of its unit 0 among all units of the network.
+    """
+
+    name: str
+    size: int
+    components: tuple[str, ...]
+    slices: tuple[Slices, ...] = field(repr=False)
+    first_unit: int = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protected:
+    """Indices of one axis of a parameter or buffer that are never removed.
+
+    Attributes:
+        tensor: Qualified name of the parameter or buffer.
+        axis: The axis.
+        count: How many of its indices.
+        reason: Why.
+    """
+
+    tensor: str
+    axis: int
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What removing units means for a network: its groups, and the units on every axis of everything.
+
+    An axis is described by `Units`: an int64 vector as long as the axis, of unit numbers or `FIXED`. Unit numbers run
+    through all groups. Removing units keeps, on every axis, the indices whose unit is kept or `FIXED`.
+
+    Attributes:
+        exported: The graph.
+        groups: The groups in execution order.
+        protected: What cannot be removed, with reasons, in the order of the parameters.
+        shapes: Qualified name of a parameter or buffer -> its shape.
+        tensors: (qualified name, axis) -> units of the axes that can shrink.
+        attributes: (module, attribute, index in a tuple or None) -> units whose number kept is its value.
+        nodes: Graph node -> (axis, units) of its axes that can shrink.
+        macs: Graph node -> the (node, axis) whose lengths multiply to its multiply-accumulates.
+        constant_macs: Multiply-accumulates of all other operations.
+    """
+
+    exported: ExportedGraph
+    groups: tuple[Group, ...]
+    protected: tuple[Protected, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[tuple[str, int], Units]
+    attributes: Mapping[tuple[str, str, int | None], Units]
+    nodes: Mapping[Node, tuple[tuple[int, Units], ...]]
+    macs: Mapping[Node, Sequence[tuple[Node, int]]]
+    constant_macs: int
+
+    @property
+    def units(self) -> int:
+        """Number of units of all groups together."""
+        return sum(group.size for group in self.groups)
+
+    def without(self, reasons: Mapping[str, str]) -> Network:
+        """Return the network with some groups protected: group name -> reason."""
+        renumber = np.full(self.units + 1, FIXED)
+        kept: list[Group] = []
+        new_protected = list(self.protected)
+        start = 0
+        for group in self.groups:
+            if group.name in reasons:
+                for each in group.slices:
+                    record = Protected(
+                        tensor=each.tensor,
+                        axis=each.axis,
+                        count=each.indices.size,
+                        reason=reasons[group.name],
+                    )
+                    new_protected.append(record)
+                continue
+            renumber[group.first_unit : group.first_unit + group.size] = np.arange(start, start + group.size)
+            kept.append(replace(group, first_unit=start))
+            start += group.size
+        order = {name: i for i, name in enumerate(self.shapes)}
+        return replace(
+            self,
+            groups=tuple(kept),
+            protected=tuple(sorted(new_protected, key=lambda each: (order[each.tensor], each.axis))),
+            tensors=that_shrink({key: renumber[units] for key, units in self.tensors.items()}),
+            attributes=that_shrink({key: renumber[units] for key, units in self.attributes.items()}),
+            nodes={
+                node: tuple((axis, renumber[units]) for axis, units in axes if (renumber[units] != FIXED).any())
+                for node, axes in self.nodes.items()
+            },
+        )
+
+
+def that_shrink(axes: Mapping[_Key, Units]) -> dict[_Key, Units]:
+    """Leave out the axes of which every index is fixed."""
+    return {key: units for key, units in axes.items() if (units != FIXED).any()}

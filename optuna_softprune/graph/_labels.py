@@ -1,0 +1,155 @@
+"""Labels: which indices of which axes are removed together.
+
+| symbol | meaning | shape |
+| --- | --- | --- |
+| label | a number for "this index may be removed"; 0 cannot be removed | scalar |
+| layer | the labels of a tensor's elements: an element goes when its label goes | the tensor's |
+| value | the layers of a tensor, one for each of its axes that can shrink | tuple of layers |
+
+Labels that are united are one unit in the end. The first labels are those of the indices of parameters, buffers
+and module attributes, an axis at a time; operations carry them on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+
+class Layer(NamedTuple):
+    """Labels of a tensor's elements, int64, of the tensor's shape, and the axes along which they vary."""
+
+    labels: Tensor
+    axes: tuple[int, ...]
+
+
+Value = tuple[Layer, ...]
+
+
+def layer(labels: Tensor) -> Layer:
+    """Return `labels` with stride 0 on every axis along which they do not vary."""
+    once = _once(labels)
+    axes = tuple(axis for axis, length in enumerate(once.shape) if length > 1 and not _constant(once, axis))
+    return Layer(flat(once, [a for a in range(once.dim()) if a not in axes], labels.shape), axes)
+
+
+def _constant(labels: Tensor, axis: int) -> bool:
+    return bool((labels == labels.narrow(axis, 0, 1)).all())
+
+
+def _once(labels: Tensor) -> Tensor:
+    """Return `labels` with length 1 on every axis that stride 0 repeats."""
+    for axis in range(labels.dim()):
+        if labels.stride(axis) == 0 and labels.shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def flat(labels: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
+    """Return `labels` at index 0 of `axes`, spread over `shape` (same number of axes)."""
+    for axis in axes:
+        labels = labels.narrow(axis, 0, 1)
+    return labels.expand(tuple(shape))
+
+
+def vector(labels: Tensor, axis: int) -> Tensor:
+    """Return the labels along one axis, at index 0 of all others."""
+    return labels[tuple(slice(None) if a == axis else 0 for a in range(labels.dim()))]
+
+
+def along(labels: Tensor, axis: int, shape: Sequence[int]) -> Layer:
+    """Return the layer of `shape` that has the vector `labels` along `axis`."""
+    view = [1] * len(shape)
+    view[axis] = -1
+    return layer(labels.reshape(view).expand(tuple(shape)))
+
+
+class Labels:
+    """All labels, the unions and protections found in one pass, and the classes found by the passes before."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[tuple[str, int], tuple[int, int]] = {}
+        self.attributes: dict[tuple[str, str, int | None], tuple[int, int]] = {}
+        self.representative: NDArray[np.int64] = np.zeros(1, np.int64)
+        self._count = 1
+        self._edges: list[NDArray[np.int64]] = []
+        self._protected: list[tuple[NDArray[np.int64], str]] = []
+
+    def of_tensor(self, name: str, axis: int, length: int) -> Tensor:
+        """Return the labels (length,) of an axis of a parameter or buffer, new ones when it is met first."""
+        if (name, axis) not in self.tensors:
+            self.tensors[name, axis] = self._new(length)
+        return self._of(self.tensors[name, axis])
+
+    def of_attribute(self, module: str, name: str, index: int | None, length: int) -> Tensor:
+        """Return labels (length,) that an integer attribute of a module counts."""
+        if (module, name, index) not in self.attributes:
+            self.attributes[module, name, index] = self._new(length)
+        return self._of(self.attributes[module, name, index])
+
+    def _new(self, length: int) -> tuple[int, int]:
+        start, self._count = self._count, self._count + length
+        known = len(self.representative)
+        if self._count > known:  # grow by doubling: the cost of all places together stays linear
+            fresh = np.arange(known, max(self._count, 2 * known))
+            self.representative = np.concatenate([self.representative, fresh])
+        return start, self._count
+
+    def _of(self, place: tuple[int, int]) -> Tensor:
+        return torch.from_numpy(self.representative[slice(*place)])
+
+    def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
+        """Make one unit of the labels that face each other (broadcast); a label that faces 0 is protected."""
+        shape = np.broadcast_shapes(first.shape, second.shape)
+        first, second = first.expand(shape), second.expand(shape)
+        for axis in range(first.dim()):
+            if first.stride(axis) == 0 and second.stride(axis) == 0:
+                first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
+        a, b = first.numpy().ravel(), second.numpy().ravel()
+        both = (a != 0) & (b != 0)
+        self._edges.append(np.stack([a[both & (a != b)], b[both & (a != b)]]))
+        self.protect(torch.from_numpy((a + b)[~both]), reason)
+
+    def protect(self, labels: Tensor, reason: str) -> None:
+        """Keep `labels`: what carries them cannot be removed, for `reason`."""
+        found = np.unique(_once(labels).numpy())
+        if found.any():
+            self._protected.append((found[found != 0], reason))
+
+    def begin(self) -> None:
+        """Forget the protections of the pass before."""
+        self._protected = []
+
+    def merge(self) -> bool:
+        """Make classes of the unions met so far; return whether there were any."""
+        edges = np.concatenate([np.zeros((2, 0), np.int64), *self._edges], axis=1)
+        self._edges = []
+        if not edges.size:
+            return False
+        labels = len(self.representative)
+        links = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(labels, labels))
+        _, component = connected_components(links, directed=False)
+        smallest = np.full(component.max() + 1, labels)
+        np.minimum.at(smallest, component, np.arange(labels))
+        self.representative = smallest[component][self.representative]
+        return True
+
+    def classes(self) -> tuple[NDArray[np.int64], dict[int, str]]:
+        """Return label -> class (0 if protected), and representative label -> reason for the protected ones."""
+        reasons: dict[int, str] = {}
+        for labels, reason in self._protected:
+            for label in np.unique(self.representative[labels]).tolist():
+                reasons.setdefault(label, reason)
+        classes = self.representative.copy()
+        classes[np.isin(classes, list(reasons))] = 0
+        return classes, reasons

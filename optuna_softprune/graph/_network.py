@@ -1,0 +1,102 @@
+"""What the user hands over: unwrapped, checked, and its tensors by name."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from optuna_softprune._errors import ModeWarning, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`.
+
+    Raises:
+        TypeError: If `model` is no `nn.Module`, or of a kind that cannot be pruned.
+        ValueError: If its parameters are not there yet (lazy or meta modules).
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected `model` to be a `torch.nn.Module`, but got {type(model).__name__}.")
+    plain = model
+    while True:
+        # `torch.compile(module)` has no public way back; `_orig_mod` is the name that its state dict shows.
+        inner = plain.module if isinstance(plain, WRAPPERS) else getattr(plain, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        plain = inner
+    if plain is not model:
+        warnings.warn(
+            f"`model` is wrapped in {type(model).__name__}: the {type(plain).__name__} inside it is pruned; "
+            "wrap what `prune` returns again.",
+            ModeWarning,
+            stacklevel=3,
+        )
+    _refuse_unfit(plain)
+    return plain
+
+
+def _refuse_unfit(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "Expected `model` to be a plain `torch.nn.Module`, but got a TorchScript module: "
+            "prune the Python module that it was made of, then script that."
+        )
+    quantised = [n for n, m in model.named_modules() if ".quantized." in f"{type(m).__module__}."]
+    quantised += [n for n, t in tensors(model) if t.is_quantized]
+    if quantised:
+        raise TypeError(
+            f"Expected `model` to be in floating point, but got quantised {shorten(quantised)}: "
+            "prune first, quantise the smaller network."
+        )
+    lazy = [n for n, t in tensors(model) if nn.parameter.is_lazy(t)]
+    if lazy:
+        raise ValueError(
+            f"Expected `model` to be initialised, but got lazy parameters {shorten(lazy)}: "
+            "call the model once on a batch."
+        )
+    meta = [n for n, t in tensors(model) if t.is_meta]
+    if meta:
+        raise ValueError(
+            f"Expected `model` to hold its weights, but got tensors on the meta device: {shorten(meta)}. "
+            "Call `model.to_empty(device=...)` and load the trained weights."
+        )
+
+
+def tensors(model: nn.Module, *, aliases: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of `model` with their qualified names, parameters first.
+
+    With `aliases` a tensor that is registered under several names is yielded under each.
+    """
+    yield from model.named_parameters(remove_duplicate=not aliases)
+    yield from model.named_buffers(remove_duplicate=not aliases)
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(model, aliases=True)}
+
+
+def memory_ties(model: nn.Module) -> dict[str, str]:
+    """Map tensors that are distinct objects over one memory to the name of a tensor they share it with.
+
+    A tie of one parameter under two names is kept by pruning. Such a tie would be cut.
+    """
+    by_memory: dict[int, list[str]] = {}
+    for name, tensor in tensors(model):
+        if tensor.numel():
+            by_memory.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    return {
+        name: next(other for other in names if other != name)
+        for names in by_memory.values()
+        if len(names) > 1
+        for name in names
+    }

@@ -1,0 +1,301 @@
+"""Carry labels through the graph until no two units remain that must be removed together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from optuna_softprune.graph._labels import Labels, Layer, Value, along, flat, layer, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from optuna_softprune.graph._export import ExportedGraph
+
+    Rule = Callable[..., Value | list[Value] | None]
+
+INDEX_OF_ONE = "its only index"
+
+
+class Propagation:
+    """The values of all nodes in one pass, and what rules do with them.
+
+    A rule is called with this object, the node and the node's arguments. It unites and protects labels and returns
+    the layers of the node's output. Unions are seen from the next pass on; only the last pass, in which no union
+    is new, decides what is protected.
+    """
+
+    def __init__(self, model: nn.Module, exported: ExportedGraph, rule_of: Callable[[Node], Rule | None]) -> None:
+        self.exported = exported
+        self.labels = Labels()
+        self.macs: dict[Node, list[tuple[Node, int]]] = {}
+        self.read: set[tuple[str, int]] = set()
+        self.made: set[tuple[str, int]] = set()
+        self.values: dict[Node, Value | list[Value]] = {}
+        self._rule_of = rule_of
+        self._origins: dict[Node, str] = {}
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._first_path = {id(m): path for path, m in reversed(self._modules.items())}
+
+    def run(self) -> None:
+        """Repeat passes until nothing new is united."""
+        while True:
+            self._one_pass()
+            if self.labels.merge():
+                continue
+            self._unite_to_rectangles()
+            if not self.labels.merge():
+                return
+
+    def _one_pass(self) -> None:
+        self.labels.begin()
+        self.values, self._origins, self.macs = {}, {}, {}
+        for node in self.exported.graph.nodes:
+            if node.op == "call_function":
+                self.values[node] = self._apply(node)
+            elif node.op == "output":
+                for source in node.all_input_nodes:
+                    self.fix(self.value(source), "an output of the network")
+
+    def _apply(self, node: Node) -> Value | list[Value]:
+        rule = self._rule_of(node)
+        name = operation_name(node)
+        if rule is None:
+            return self._without_rule(node, f"`{name}` has no rule")
+        if not all(isinstance(size, int) for out in _outputs(node) for size in out.shape):
+            return self._without_rule(node, f"`{name}` has a shape that depends on data")
+        try:
+            result = rule(self, node, *node.args, **node.kwargs)
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            # An overload that the rule does not know: what it touches is as safe as behind an operation without rule.
+            return self._without_rule(node, f"`{name}` is used in a way that has no rule: {error}")
+        return [self._settled(v) for v in result] if isinstance(result, list) else self._settled(result or ())
+
+    def _without_rule(self, node: Node, what: str) -> Value | list[Value]:
+        """Protect all that an operation touches; what it makes cannot shrink."""
+        where = self.module_path(node)
+        reason = f"{what} (in `{where}`)" if where else what
+        for source in node.all_input_nodes:
+            found = self.values.get(source, ())
+            for value in found if isinstance(found, list) else [self.value(source)]:
+                self.fix(value, reason)
+        if node.all_input_nodes:  # else it is a tensor made here, which is all that there is to say
+            self._origins[node] = reason
+        return [() for _ in _outputs(node)] if isinstance(node.meta.get("val"), (list, tuple)) else ()
+
+    def _settled(self, value: Value) -> Value:
+        """Leave one layer for each axis, and none that holds a whole tensor."""
+        kept: list[Layer] = []
+        for found in value:
+            if not found.axes:
+                self.labels.protect(found.labels, "all that a tensor holds")
+                continue
+            twin = next((other for other in kept if set(other.axes) & set(found.axes)), None)
+            if twin is None:
+                kept.append(found)
+            else:
+                self.labels.unite(twin.labels, found.labels, "coupled to a width that cannot shrink")
+        return tuple(kept)
+
+    # What rules read.
+
+    def value(self, node: Node | Any) -> Value:
+        """Return the layers of `node`; of a parameter or buffer one for each axis; of anything else none."""
+        if not isinstance(node, Node):
+            return ()
+        if node not in self.values:
+            name = self.exported.tensors.get(node.name)
+            self.values[node] = () if name is None else self._of_tensor(name, self.shape(node))
+        found = self.values[node]
+        assert isinstance(found, tuple)
+        return found
+
+    def outputs(self, node: Node) -> list[Value]:
+        """Return the layers of each output of a node with several."""
+        found = self.values[node]
+        assert isinstance(found, list)
+        return found
+
+    def _of_tensor(self, name: str, shape: tuple[int, ...]) -> Value:
+        layers = []
+        for axis, length in enumerate(shape):
+            labels = self.labels.of_tensor(name, axis, length)
+            if length > 1:
+                layers.append(along(labels, axis, shape))
+            else:
+                self.labels.protect(labels, INDEX_OF_ONE)
+        return self._settled(tuple(layers))
+
+    @staticmethod
+    def shape(node: Node) -> tuple[int, ...]:
+        """Return the shape of the node's output."""
+        value = node.meta.get("val")
+        return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+    def origin(self, node: Node | Any) -> str:
+        """Say why `node` has a width that cannot shrink."""
+        if not isinstance(node, Node):
+            return "a constant"
+        if node.op == "placeholder":
+            kind = "constant" if node.name in self.exported.constants else "input"
+            known = self.exported.tensors.get(node.name)
+            return f"coupled to `{known}`" if known else f"coupled to the {kind} `{node.name}`"
+        if node not in self._origins:
+            sources = sorted(node.all_input_nodes, key=lambda source: source.name in self.exported.tensors)
+            made_here = "coupled to a tensor made in the forward pass"
+            self._origins[node] = self.origin(sources[0]) if sources else made_here
+        return self._origins[node]
+
+    def module_path(self, node: Node) -> str:
+        """Return the qualified name of the module whose forward pass made `node`."""
+        stack = node.meta.get("nn_module_stack")
+        path: str = list(stack.values())[-1][0] if stack else ""
+        first: str = self._first_path.get(id(self._modules.get(path)), path)
+        return first
+
+    # What rules do.
+
+    def unite(self, first: Tensor | None, second: Tensor | None, reason: str) -> None:
+        """Unite labels that face each other; None stands for a width that cannot shrink, for `reason`."""
+        if first is None or second is None:
+            for labels in (first, second):
+                if labels is not None:
+                    self.labels.protect(labels, reason)
+        else:
+            self.labels.unite(first, second, reason)
+
+    def fix(self, value: Iterable[Layer], reason: str) -> None:
+        """Protect all that `value` carries."""
+        for found in value:
+            self.labels.protect(found.labels, reason)
+
+    def fix_along(self, value: Iterable[Layer], axes: Iterable[int], reason: str) -> Value:
+        """Let `axes` keep their length: labels are united along them, or protected if they vary along nothing else.
+
+        Returns the layers that are left; they do not vary along `axes`.
+        """
+        axes = set(axes)
+        left = []
+        for found in value:
+            inside = axes.intersection(found.axes)
+            if not inside:
+                left.append(found)
+            elif inside == set(found.axes):
+                self.labels.protect(found.labels, reason)
+            else:
+                head = flat(found.labels, inside, found.labels.shape)
+                self.labels.unite(found.labels, head, reason)
+                left.append(layer(head))
+        return tuple(left)
+
+    def channel(self, value: Value, axis: int, reason: str) -> tuple[Tensor | None, Value]:
+        """Split `value` into the labels (length,) along `axis` and the layers that do not vary along it."""
+        labels: Tensor | None = None
+        for found in value:
+            if axis not in found.axes:
+                continue
+            (alone,) = self.fix_along([found], [a for a in found.axes if a != axis], reason)
+            width = vector(alone.labels, axis)
+            if labels is not None:
+                self.labels.unite(labels, width, reason)
+            labels = width if labels is None else labels
+        return labels, tuple(found for found in value if axis not in found.axes)
+
+    def elementwise(self, operands: Sequence[Node | Any], shape: tuple[int, ...]) -> Value:
+        """Unite the layers of operands that are broadcast to `shape` and combined element by element."""
+        return self.combine([(self.value(o), self.shape(o), self.origin(o)) for o in operands], shape)
+
+    def combine(self, operands: Sequence[tuple[Value, tuple[int, ...], str]], shape: tuple[int, ...]) -> Value:
+        """Do what `elementwise` does for operands given as (layers, shape, why what has no layer cannot shrink)."""
+        spread: list[tuple[int, Layer]] = []
+        for i, (value, own, _) in enumerate(operands):
+            lead = len(shape) - len(own)
+            for found in value:
+                labels = found.labels.expand(shape)
+                spread.append((i, Layer(labels, tuple(a + lead for a in found.axes))))
+        result: list[Layer] = []
+        for members in _by_shared_axes(spread):
+            result += self._combine_cluster(members, operands, shape)
+        return tuple(result)
+
+    def _combine_cluster(
+        self,
+        members: list[tuple[int, Layer]],
+        operands: Sequence[tuple[Value, tuple[int, ...], str]],
+        shape: tuple[int, ...],
+    ) -> Value:
+        owners = [i for i, _ in members]
+        if len(set(owners)) < len(owners):
+            self.fix([found for _, found in members], "several axes of one tensor meet one axis of another")
+            return ()
+        first = max((found for _, found in members), key=lambda found: len(found.axes))
+        axes = sorted({axis for _, found in members for axis in found.axes})
+        for _, found in members:
+            self.labels.unite(first.labels, found.labels, "coupled to a width that cannot shrink")
+        joined: Value = (first,)
+        for i, (_, own, origin) in enumerate(operands):
+            if i not in owners:
+                lead = len(shape) - len(own)
+                full = [axis for axis in axes if axis >= lead and own[axis - lead] > 1]
+                joined = self.fix_along(joined, full, origin)
+        return joined
+
+    def take_sides(self, weight: Node, read: int, made: int) -> None:
+        """Note that axis `read` of a weight reads activations and axis `made` makes them."""
+        name = self.exported.tensors.get(weight.name)
+        if name is not None:
+            self.read.add((name, read))
+            self.made.add((name, made))
+
+    def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
+        """Let an integer attribute of the module behind `node` follow the number of `labels` (length,) kept.
+
+        A module attribute that holds another number is the user's own affair and left alone.
+        """
+        path = self.module_path(node)
+        held = getattr(self._modules.get(path), name, None)
+        if index is not None and isinstance(held, tuple) and index < len(held):
+            held = held[index]
+        if labels is not None and held == len(labels) and isinstance(held, int):
+            self.unite(labels, self.labels.of_attribute(path, name, index, held), "a size that a module states")
+
+    def _unite_to_rectangles(self) -> None:
+        """Let every layer vary along one axis only, the longest: whole slices can be removed, nothing else."""
+        for node, value in self.values.items():
+            for each in value if isinstance(value, list) else [value]:
+                for found in each:
+                    longest = max(found.axes, key=lambda axis: found.labels.shape[axis])
+                    others = [axis for axis in found.axes if axis != longest]
+                    if others:
+                        self.fix_along([found], others, f"a tensor of `{self.module_path(node)}` must stay a box")
+
+
+def operation_name(node: Node) -> str:
+    """Return the name of a node's operation, of an ATen operation without its overload."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket.__name__)
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _outputs(node: Node) -> list[Tensor]:
+    value = node.meta.get("val")
+    found = value if isinstance(value, (list, tuple)) else [value]
+    return [each for each in found if isinstance(each, Tensor)]
+
+
+def _by_shared_axes(layers: Sequence[tuple[int, Layer]]) -> list[list[tuple[int, Layer]]]:
+    """Collect layers that vary along a common axis, directly or through others."""
+    clusters: list[tuple[set[int], list[tuple[int, Layer]]]] = []
+    for member in layers:
+        axes, members = set(member[1].axes), [member]
+        apart = []
+        for other_axes, others in clusters:
+            if axes & other_axes:
+                axes, members = axes | other_axes, others + members
+            else:
+                apart.append((other_axes, others))
+        clusters = [*apart, (axes, members)]
+    return [members for _, members in clusters]

@@ -1,0 +1,256 @@
+"""Rules of operations that only move elements: what they do with the tensor they do with its labels.
+
+The removed network runs the user's own code. So where that code counts positions along an axis that shrinks (a
+slice, an index, a roll), what it counts must not move; where it may have computed the count from the shape (half
+of the channels), equal pieces must shrink alike. Verification tells which it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from optuna_softprune.graph._labels import Layer, Value, layer, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+    from torch.fx import Node
+
+    from optuna_softprune.graph._propagate import Propagation
+
+COUNTED = "the forward pass counts positions along it"
+PIECES = "pieces that must stay alike"
+
+
+def _map(value: Value, operation: Callable[[Tensor], Tensor]) -> Value:
+    return tuple(layer(operation(found.labels)) for found in value)
+
+
+def same_on_labels(p: Propagation, node: Node, x: Node, *args: Any, **kwargs: Any) -> Value:
+    """Run the operation itself on the labels."""
+    operation: Any = node.target
+    return _map(p.value(x), lambda labels: operation(labels, *args, **kwargs))
+
+
+def channel_shuffle(p: Propagation, node: Node, x: Node, groups: int) -> Value:
+    """Deal the channels (axis 1) of `groups` equal pieces out in turn; the pieces shrink alike."""
+    _unite_pieces(p, p.value(x), 1, p.shape(x)[1] // groups)
+    return same_on_labels(p, node, x, groups)
+
+
+def reshape(p: Propagation, node: Node, x: Node, *args: Any, **kwargs: Any) -> Value:
+    """Give the labels the new shape; along leading axes that stay they are not spread."""
+    shape = p.shape(node)
+    return _map(p.value(x), lambda labels: _reshaped(labels, shape))
+
+
+def _reshaped(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if labels.dim() > 1 and len(shape) > 1 and labels.shape[0] == shape[0] and labels.stride(0) == 0:
+        return _reshaped(labels[0], shape[1:]).expand(shape)
+    return labels.reshape(shape)
+
+
+def unflatten(p: Propagation, node: Node, x: Node, dim: int, sizes: Sequence[int]) -> Value:
+    """Unflatten an axis; the sizes that `nn.Unflatten` states follow."""
+    value = reshape(p, node, x)
+    start = dim % len(p.shape(x))
+    for found in value:
+        if len(found.axes) == 1 and start <= found.axes[0] < start + len(sizes):
+            p.attribute(node, "unflattened_size", vector(found.labels, found.axes[0]), found.axes[0] - start)
+    return value
+
+
+def expand(p: Propagation, node: Node, x: Node, *args: Any, **kwargs: Any) -> Value:
+    """Broadcast to the shape of the output."""
+    return _map(p.value(x), lambda labels: labels.expand(p.shape(node)))
+
+
+def cat(p: Propagation, node: Node, sources: Sequence[Node], dim: int = 0) -> Value:
+    """Join along `dim`: there each source keeps its labels, what has none gets 0."""
+    shapes = [p.shape(source) for source in sources]
+    parts = [p.value(source) for source in sources]
+    axis = dim % len(p.shape(node))
+    return _joined(p, parts, shapes, axis)
+
+
+def stack(p: Propagation, node: Node, sources: Sequence[Node], dim: int = 0) -> Value:
+    """Join along a new axis."""
+    axis = dim % len(p.shape(node))
+    shapes = [(*p.shape(s)[:axis], 1, *p.shape(s)[axis:]) for s in sources]
+    parts = [_map(p.value(source), lambda labels: labels.unsqueeze(axis)) for source in sources]
+    return _joined(p, parts, shapes, axis)
+
+
+def _joined(p: Propagation, parts: Sequence[Value], shapes: Sequence[tuple[int, ...]], axis: int) -> Value:
+    layers: list[dict[int, Layer]] = []
+    for i, value in enumerate(parts):
+        taken: set[int] = set()
+        for found in value:
+            meets = [
+                k
+                for k, known in enumerate(layers)
+                if k not in taken and any(set(found.axes) & set(other.axes) for other in known.values())
+            ]
+            if not meets:
+                layers.append({})
+                meets = [len(layers) - 1]
+            layers[meets[0]][i] = found
+            taken.add(meets[0])
+    joined = []
+    for known in layers:
+        pieces = [
+            known[i].labels if i in known else torch.zeros(1, dtype=torch.int64).expand(shape)
+            for i, shape in enumerate(shapes)
+        ]
+        joined.append(layer(_cat_compact(pieces, axis)))
+    return tuple(joined)
+
+
+def _cat_compact(pieces: Sequence[Tensor], axis: int) -> Tensor:
+    """Concatenate, with axes along which no piece varies left at length 1 until the end."""
+    still = [a for a in range(pieces[0].dim()) if a != axis and all(piece.stride(a) == 0 for piece in pieces)]
+    shape = list(pieces[0].shape)
+    shape[axis] = sum(piece.shape[axis] for piece in pieces)
+    for a in still:
+        pieces = [piece.narrow(a, 0, 1) for piece in pieces]
+    return torch.cat(list(pieces), axis).expand(shape)
+
+
+def split(p: Propagation, node: Node, x: Node, sizes: Any, dim: int = 0) -> list[Value]:
+    """Cut into pieces; equal pieces along an axis that shrinks shrink alike, unequal ones keep their length."""
+    lengths = [out.shape[dim] for out in node.meta["val"]]
+    value = p.value(x)
+    axis = dim % len(p.shape(x))
+    if len(lengths) > 1:
+        if len(set(lengths)) > 1:
+            value = p.fix_along(value, [axis], COUNTED)
+        else:
+            _unite_pieces(p, value, axis, lengths[0])
+    ends = list(itertools.accumulate(lengths))
+    return [_piece(value, axis, end - length, length) for length, end in zip(lengths, ends, strict=True)]
+
+
+def _piece(value: Value, axis: int, start: int, length: int) -> Value:
+    return _map(value, lambda labels: labels.narrow(axis, start, length))
+
+
+def _unite_pieces(p: Propagation, value: Value, axis: int, length: int) -> None:
+    for found in value:
+        if axis in found.axes:
+            shape = found.labels.shape
+            pieces = found.labels.reshape(*shape[:axis], -1, length, *shape[axis + 1 :])
+            p.labels.unite(pieces, pieces.narrow(axis, 0, 1), PIECES)
+
+
+def glu(p: Propagation, node: Node, x: Node, dim: int = -1) -> Value:
+    """Multiply one half with the gate that the other half is."""
+    axis = dim % len(p.shape(x))
+    half = p.shape(x)[axis] // 2
+    _unite_pieces(p, p.value(x), axis, half)
+    return _piece(p.value(x), axis, 0, half)
+
+
+def unbind(p: Propagation, node: Node, x: Node, dim: int = 0) -> list[Value]:
+    """Cut into slices of length 1 and drop the axis."""
+    value = p.fix_along(p.value(x), [dim % len(p.shape(x))], COUNTED)
+    return [_map(value, lambda labels: labels.select(dim, 0)) for _ in node.meta["val"]]
+
+
+def select(p: Propagation, node: Node, x: Node, dim: int, index: int) -> Value:
+    """Take one index of an axis: it stays where it is, so it and what is counted before it is kept."""
+    axis = dim % len(p.shape(x))
+    length = p.shape(x)[axis]
+    first, stop = (0, index + 1) if index >= 0 else (length + index, length)
+    for found in p.value(x):
+        if axis in found.axes:
+            p.labels.protect(found.labels.narrow(axis, first, stop - first), COUNTED)
+    return _map(p.value(x), lambda labels: labels.select(axis, index))
+
+
+def slice_(
+    p: Propagation, node: Node, x: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Value:
+    """Take a range of an axis: a fraction of it (then all such pieces shrink alike), or counted positions."""
+    axis = dim % len(p.shape(x))
+    length = p.shape(x)[axis]
+    first, stop, _ = slice(start, end).indices(length)
+    value = p.value(x)
+    if step != 1:
+        value = p.fix_along(value, [axis], COUNTED)
+    elif (first, stop) != (0, length) and stop > first:
+        piece = stop - first
+        if length % piece == 0 and first % piece == 0:
+            _unite_pieces(p, value, axis, piece)
+        else:
+            for found in value:
+                if axis in found.axes:
+                    _protect_counted(p, found.labels, axis, start or 0, end)
+    return _map(value, lambda labels: labels[(slice(None),) * axis + (slice(first, stop, step),)])
+
+
+def _protect_counted(p: Propagation, labels: Tensor, axis: int, start: int, end: int | None) -> None:
+    """Keep what stands between a bound of a slice and the end of the axis from which the bound counts."""
+    length = labels.shape[axis]
+    for bound in (start, end):
+        if bound is not None and -length < bound < length:
+            first, stop = (0, bound) if bound >= 0 else (length + bound, length)
+            p.labels.protect(labels.narrow(axis, first, stop - first), COUNTED)
+
+
+def index(p: Propagation, node: Node, x: Node, indices: Sequence[Node | None]) -> Value:
+    """Index axes with tensors: the indexed axes keep their length, the others pass."""
+    for each in indices:
+        if each is not None:
+            p.fix(p.value(each), "positions that the forward pass reads by index")
+    axes = [axis for axis, each in enumerate(indices) if each is not None]
+    value = p.fix_along(p.value(x), axes, COUNTED)
+    # The layers that are left do not vary along the indexed axes: any index of the same shape reads the same.
+    zeros = [None if each is None else torch.zeros(p.shape(each), dtype=torch.int64) for each in indices]
+    operation = torch.ops.aten.index.Tensor
+    return _map(value, lambda labels: operation(labels, zeros))
+
+
+def index_select(p: Propagation, node: Node, x: Node, dim: int, indices: Node) -> Value:
+    """Index one axis with a vector."""
+    return index(p, node, x, [None] * (dim % len(p.shape(x))) + [indices])
+
+
+def embedding(p: Propagation, node: Node, weight: Node, indices: Node, *settings: Any) -> Value:
+    """Look up rows of a table."""
+    value = index(p, node, weight, [indices])
+    for found in value:
+        if len(found.axes) == 1:
+            p.attribute(node, "embedding_dim", vector(found.labels, found.axes[0]))
+    return value
+
+
+def roll(p: Propagation, node: Node, x: Node, shifts: Any, dims: Sequence[int] = ()) -> Value:
+    """Roll along axes, which keep their length; without axes along all."""
+    rank = len(p.shape(x))
+    return p.fix_along(p.value(x), [axis % rank for axis in dims] or range(rank), COUNTED)
+
+
+def pad(p: Propagation, node: Node, x: Node, amounts: Sequence[int], mode: Any = "constant", fill: Any = None) -> Value:
+    """Pad or crop; padding with a constant adds positions that stay, any other needs the axis as it is."""
+    shape, rank = p.shape(node), len(p.shape(x))
+    constant = mode == "constant" or not isinstance(mode, str)
+    pairs = {rank - 1 - i: amounts[2 * i : 2 * i + 2] for i in range(len(amounts) // 2)}
+    touched = [axis for axis, pair in pairs.items() if any(pair)]
+    kept_long = [axis for axis in touched if not constant or min(pairs[axis]) < 0]
+    value = p.fix_along(p.value(x), kept_long, COUNTED)
+    result = []
+    for found in value:
+        labels = found.labels
+        for axis in touched:
+            if axis in found.axes:
+                labels = F.pad(labels, [*[0, 0] * (rank - 1 - axis), *pairs[axis]], value=0)
+            else:
+                wide = [*labels.shape[:axis], shape[axis], *labels.shape[axis + 1 :]]
+                labels = labels.narrow(axis, 0, 1).expand(wide)
+        result.append(layer(labels))
+    return tuple(result)
