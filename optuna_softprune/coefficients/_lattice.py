@@ -1,0 +1,105 @@
+"""The lattice: the coefficients that groups of whole units can really have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optuna_softprune._errors import shorten
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Coefficients = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lattice:
+    """Units that can be removed from each of G groups.
+
+    Attributes:
+        names: Name of each group.
+        sizes: Shape (G,): units of each group.
+        levels: For each group the numbers of units that can be removed, ascending from 0.
+    """
+
+    names: tuple[str, ...]
+    sizes: IntArray
+    levels: tuple[IntArray, ...]
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], *, round_to: int, min_units: int) -> Lattice:
+        """Return the lattice in which a group keeps all its units, or a multiple of `round_to`, but `min_units`."""
+        return cls(
+            names=tuple(sizes),
+            sizes=np.array(list(sizes.values()), np.int64),
+            levels=tuple(removable(size, round_to, min_units) for size in sizes.values()),
+        )
+
+    @property
+    def highest(self) -> FloatArray:
+        """Shape (G,): the largest coefficient of each group."""
+        most = np.array([levels[-1] for levels in self.levels], np.int64)
+        return most / self.sizes
+
+    def removed(self, coefficients: FloatArray) -> IntArray:
+        """Return the units removed (..., G) at `coefficients` (..., G): the nearest level, halves up."""
+        wanted = coefficients * self.sizes
+        removed = np.empty(wanted.shape, np.int64)
+        for g, levels in enumerate(self.levels):
+            middles = (levels[1:] + levels[:-1]) / 2
+            removed[..., g] = levels[np.searchsorted(middles, wanted[..., g], side="right")]
+        return removed
+
+    def named(self, c: FloatArray) -> dict[str, float]:
+        """Return an array (G,) of coefficients as a mapping by name."""
+        return dict(zip(self.names, c.tolist(), strict=True))
+
+    def array(self, c: Coefficients | FloatArray) -> FloatArray:
+        """Return coefficients, a mapping or an array (..., G), as a checked array (..., G).
+
+        Raises:
+            TypeError: If they are no floats.
+            ValueError: If one is missing, unknown or out of its range.
+        """
+        if isinstance(c, Mapping):
+            unknown = [str(name) for name in c if name not in self.names]
+            missing = [name for name in self.names if name not in c]
+            if unknown or missing:
+                raise ValueError(
+                    "Expected one coefficient for each group, but got "
+                    + " and ".join(
+                        [f"unknown names {shorten(unknown)}"] * bool(unknown)
+                        + [f"none for {shorten(missing)}"] * bool(missing)
+                    )
+                    + ". The names are those of `space.groups`."
+                )
+            c = [c[name] for name in self.names]  # type: ignore[assignment]
+        try:
+            matrix = np.asarray(c, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"Expected coefficients to be floats, but got {c!r}.") from error
+        if matrix.ndim == 0 or matrix.shape[-1] != len(self.names):
+            raise ValueError(
+                f"Expected coefficients of shape (..., {len(self.names)}), one for each group, "
+                f"but got shape {matrix.shape}."
+            )
+        wrong = ~((matrix >= 0) & (matrix <= self.highest))
+        if wrong.any():
+            at = tuple(np.argwhere(wrong)[0])
+            group = at[-1]
+            raise ValueError(
+                f"Expected the coefficient of `{self.names[group]}` to be in [0, {self.highest[group]:.6g}], but got "
+                f"{matrix[at]:.6g}: of its {self.sizes[group]} units at most {self.levels[group][-1]} can be removed."
+            )
+        return matrix
+
+
+def removable(size: int, round_to: int, min_units: int) -> IntArray:
+    """Return how many of `size` units can be removed, ascending from 0."""
+    kept = np.arange(size, 0, -1)
+    allowed = (kept == size) | ((kept % round_to == 0) & (kept >= min_units))
+    removed: IntArray = size - kept[allowed]
+    return removed
