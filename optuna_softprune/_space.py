@@ -1,0 +1,331 @@
+"""The search space: from a trained network to coefficients, and from coefficients to smaller networks."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution
+
+from optuna_softprune._errors import ExportError, ModeWarning
+from optuna_softprune._space_arguments import (
+    check_arguments,
+    checked_components,
+    raise_nothing_to_prune,
+    reasons_of_settings,
+    warn_of_unused,
+)
+from optuna_softprune._table import describe
+from optuna_softprune.coefficients import Count, Lattice, mac_count, parameter_count
+from optuna_softprune.graph import (
+    WORKING_DTYPES,
+    Group,
+    Network,
+    Protected,
+    copy_with,
+    discover,
+    export,
+    tensors,
+    unwrapped,
+    working_copy,
+)
+from optuna_softprune.importance import Importance, Magnitude
+from optuna_softprune.removal import Kept, Verifier, protect_what_fails, remove
+
+if TYPE_CHECKING:
+    import optuna
+    from torch import nn
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Coefficients = Mapping[str, float]
+Of = Literal["parameters", "macs"]
+
+
+class PruningSpace:
+    """The groups of a trained network, with a coefficient for each: the fraction of its units that is removed.
+
+    The network is exported with `torch.export` on a copy in eval mode, its groups are found, and all of them are
+    verified together: what is removed must equal what is masked. A group that fails, and everything else that
+    cannot be pruned, is in `protected` with the reason. The model itself is never written to; it is read whenever
+    a smaller one is made, so its weights should stay as they are while a search runs.
+
+    Coefficients `c` are given as a mapping (group name -> coefficient in [0, 1), every group once), or as a float
+    array of shape (..., groups) in the order of `groups`, which gives arrays (...) of counts.
+
+    Args:
+        model: The trained network. `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off.
+        example_inputs: Positional inputs, as a tuple: `model(*example_inputs, **example_kwargs)` must run. The
+            shapes count; multiply-accumulates are those of one forward pass on them.
+        example_kwargs: Keyword inputs.
+        components: Name -> submodule, for the table and the reports. Default: the model's children.
+        importance: Which units of a group go first. Ranked once, on the dense network.
+        ignored: Names or globs of groups, modules or parameters whose own width stays: no group that they make,
+            scale or shift is offered. What they only read may still shrink.
+        round_to: Groups keep all their units, or a multiple of this number of them. At least 1.
+        min_units: Units that every group keeps. At least 1.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, or the model of a kind that cannot be pruned.
+        ValueError: If an argument is out of its range or names what is not there.
+        ExportError: If the inputs do not fit or `torch.export` refuses the model.
+        NothingToPruneError: If no group is left.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: tuple[Any, ...],
+        *,
+        example_kwargs: Mapping[str, Any] | None = None,
+        components: Mapping[str, nn.Module] | None = None,
+        importance: Importance | None = None,
+        ignored: Sequence[str] = (),
+        round_to: int = 1,
+        min_units: int = 1,
+    ) -> None:
+        self._model = unwrapped(model)
+        importance = Magnitude() if importance is None else importance
+        example_kwargs = {} if example_kwargs is None else example_kwargs
+        check_arguments(example_inputs, example_kwargs, importance, round_to, min_units)
+        components = checked_components(self._model, components)
+        if self._model.training:
+            warnings.warn(
+                "`model` is in train mode: it is analysed and evaluated in eval mode. `prune` returns it in the mode "
+                "that it has; call `model.eval()` to say that this is meant.",
+                ModeWarning,
+                stacklevel=2,
+            )
+        self._example = (example_inputs, example_kwargs)
+        self._network = _proven_network(
+            self._model,
+            self._example,
+            components,
+            lambda network: reasons_of_settings(network, ignored, round_to, min_units),
+        )
+        warn_of_unused(self._network, self._model)
+        if not self._network.groups:
+            raise_nothing_to_prune(self._network)
+        sizes = {group.name: group.size for group in self.groups}
+        self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units)
+        names = [name for name, _ in self._model.named_parameters()]
+        self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
+        self._importance = _without_addresses(repr(importance))
+        self.scores: Final = _scored(importance, self._model, self.groups)
+        self.order = tuple(np.argsort(scores, kind="stable") for scores in self.scores)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that can be pruned, in execution order."""
+        return self._network.groups
+
+    @property
+    def protected(self) -> tuple[Protected, ...]:
+        """What cannot be pruned, with reasons; every index of every axis is in here or in a group."""
+        return self._network.protected
+
+    @property
+    def distributions(self) -> dict[str, FloatDistribution]:
+        """Group name -> distribution of its coefficient, from 0 to the largest that leaves `min_units`."""
+        highest = self.lattice.highest.tolist()
+        return {g.name: FloatDistribution(0.0, high) for g, high in zip(self.groups, highest, strict=True)}
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, float]:
+        """Return coefficients on the lattice that a trial suggests, one parameter for each group."""
+        wanted = {name: trial.suggest_float(name, found.low, found.high) for name, found in self.distributions.items()}
+        return self.snap(wanted)
+
+    def coefficients(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Return the coefficients on the lattice that a trial's `params` stand for; other parameters are left out."""
+        return self.snap({name: params[name] for name in self.lattice.names if name in params})
+
+    @overload
+    def snap(self, c: Coefficients) -> dict[str, float]: ...
+    @overload
+    def snap(self, c: FloatArray) -> FloatArray: ...
+    def snap(self, c: Coefficients | FloatArray) -> dict[str, float] | FloatArray:
+        """Return the nearest coefficients of whole units (halves up, towards removing more)."""
+        snapped: FloatArray = self._removed(c) / self.lattice.sizes
+        if isinstance(c, Mapping):
+            return self.named(snapped)
+        return snapped
+
+    @overload
+    def parameters(self, c: Coefficients) -> int: ...
+    @overload
+    def parameters(self, c: FloatArray) -> IntArray: ...
+    def parameters(self, c: Coefficients | FloatArray) -> Any:
+        """Return the number of parameters of the pruned network."""
+        return _scalar(self._count(c, "parameters"))
+
+    @overload
+    def macs(self, c: Coefficients) -> int: ...
+    @overload
+    def macs(self, c: FloatArray) -> IntArray: ...
+    def macs(self, c: Coefficients | FloatArray) -> Any:
+        """Return the multiply-accumulates of the pruned network's forward pass on the example inputs."""
+        return _scalar(self._count(c, "macs"))
+
+    @overload
+    def sparsity(self, c: Coefficients, of: Of = "parameters") -> float: ...
+    @overload
+    def sparsity(self, c: FloatArray, of: Of = "parameters") -> FloatArray: ...
+    def sparsity(self, c: Coefficients | FloatArray, of: Of = "parameters") -> Any:
+        """Return 1 - pruned / dense, in [0, 1), over parameters or multiply-accumulates."""
+        dense = int(self.count(of)(self.lattice.sizes))
+        sparsity: FloatArray = 1 - self._count(c, of) / dense
+        return _scalar(sparsity)
+
+    def prune(self, c: Coefficients) -> nn.Module:
+        """Return a new network of the user's own class without the units that `c` removes.
+
+        It shares no memory with the dense network, is on the same device, in the same dtype and mode, and can be
+        trained, copied and pickled where the dense one can.
+        """
+        return remove(self._model, self._network, self._kept(c), share=False)
+
+    def verify(self, c: Coefficients) -> float:
+        """Return the largest relative error of the removed network against the masked one.
+
+        Both run on the CPU, in float64 where the network's forward pass allows it, on noisy example inputs. About
+        1e-12 is rounding.
+        """
+        working = working_copy(self._model, self._network.exported.dtype)
+        return Verifier(working, *self._example).compare(self._network, self._kept(c)).error
+
+    def __str__(self) -> str:
+        """Return a table of the groups, and what is protected and why."""
+        names = [name for name, _ in self._model.named_parameters()]
+        dense = self.lattice.sizes
+        touched = []
+        count = self._counts["parameters"]
+        for i in range(len(dense)):
+            without = dense.copy()
+            without[i] = 0
+            touched.append(int(count(dense)) - int(count(without)))
+        fewest = dense - np.array([levels[-1] for levels in self.lattice.levels])
+        return describe(
+            type(self._model).__name__,
+            self._network,
+            touched,
+            set(names),
+            int(count(dense)),
+            int(count(fewest)),
+        )
+
+    def kept_units(self, c: Coefficients) -> tuple[int, ...]:
+        """Return the units that each group keeps, in the order of `groups`."""
+        kept: list[int] = (self.lattice.sizes - self._removed(c)).tolist()
+        return tuple(kept)
+
+    def with_order(self, order: Sequence[IntArray]) -> PruningSpace:
+        """Return the same space with another order of removal: for each group its units, first to go first."""
+        other = copy.copy(self)
+        other.order = tuple(order)
+        return other
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes this search space the one that a study belongs to, as JSON; each value is below 60 kB."""
+        return {
+            "groups": _brief({group.name: group.size for group in self.groups}),
+            "components": _brief(sorted({name for group in self.groups for name in group.components})),
+            "widths": _brief([int(levels[-1]) for levels in self.lattice.levels]),
+            "weights": _digest(self._model),
+            "importance": self._importance,
+        }
+
+    def named(self, c: FloatArray) -> dict[str, float]:
+        """Return an array (groups,) of coefficients as a mapping by name."""
+        return self.lattice.named(c)
+
+    def count(self, of: Of) -> Count:
+        """Return the formula that counts parameters or multiply-accumulates of units kept (..., groups)."""
+        if of not in self._counts:
+            raise ValueError(f'Expected `of` to be "parameters" or "macs", but got {of!r}.')
+        return self._counts[of]
+
+    def _count(self, c: Coefficients | FloatArray, of: Of) -> IntArray:
+        return self._counts[of](self.lattice.sizes - self._removed(c))
+
+    def _removed(self, c: Coefficients | FloatArray) -> IntArray:
+        """Return the units removed (..., groups) from each group."""
+        return self.lattice.removed(self.array(c))
+
+    def _kept(self, c: Coefficients) -> Kept:
+        kept = np.ones(self._network.units, bool)
+        for group, order, count in zip(self.groups, self.order, self._removed(c).tolist(), strict=True):
+            kept[group.first_unit + order[:count]] = False
+        return kept
+
+    def array(self, c: Coefficients | FloatArray) -> FloatArray:
+        """Return coefficients as a checked array (..., groups) in the order of `groups`."""
+        return self.lattice.array(c)
+
+
+def _proven_network(
+    model: nn.Module,
+    example: tuple[tuple[Any, ...], Mapping[str, Any]],
+    components: Mapping[str, nn.Module],
+    protect: Callable[[Network], dict[str, str]],
+) -> Network:
+    """Return the groups of `model` that `protect` does not rule out, verified in the best precision it runs in."""
+    refused: ExportError | None = None
+    for dtype in WORKING_DTYPES:
+        try:
+            exported, working = export(model, *example, dtype)
+            network = discover(model, exported, components)
+            return protect_what_fails(Verifier(working, *example), network.without(protect(network)))
+        except ExportError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _scalar(counts: NDArray[Any]) -> Any:
+    """Return what one candidate has as a Python number, what many have as it is."""
+    return counts.item() if counts.ndim == 0 else counts
+
+
+def _scored(importance: Importance, model: nn.Module, groups: Sequence[Group]) -> tuple[FloatArray, ...]:
+    """Return for each group the checked scores of its units."""
+    readable = copy_with(model, lambda _, tensor: tensor).eval()
+    scores = [np.asarray(each, np.float64) for each in importance.scores(readable, groups)]
+    if len(scores) != len(groups):
+        raise ValueError(
+            f"Expected `importance` to give scores for each of the {len(groups)} groups, but got {len(scores)}."
+        )
+    for group, values in zip(groups, scores, strict=True):
+        if values.shape != (group.size,) or not np.isfinite(values).all():
+            raise ValueError(
+                f"Expected the scores of `{group.name}` to be finite and of shape ({group.size},), but got shape "
+                f"{values.shape} with {int((~np.isfinite(values)).sum())} values that are not finite."
+            )
+    return tuple(scores)
+
+
+def _brief(value: Any) -> Any:
+    """Return `value`, or what identifies it where it is too long for a study's attribute."""
+    text = json.dumps(value)
+    return value if len(text) < 50_000 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers, the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors(model):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

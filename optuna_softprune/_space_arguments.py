@@ -1,0 +1,106 @@
+"""What the arguments of a search space mean, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from optuna_softprune._errors import NothingToPruneError, UnusedParameterWarning, shorten
+from optuna_softprune.coefficients import removable
+from optuna_softprune.graph import UNUSED, Group, Network, Side
+from optuna_softprune.importance import Importance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+
+def check_arguments(
+    example_inputs: object, example_kwargs: object, importance: object, round_to: object, min_units: object
+) -> None:
+    """Raise a TypeError or ValueError for arguments of a wrong kind or out of range."""
+    if not isinstance(example_inputs, tuple):
+        raise TypeError(
+            "Expected `example_inputs` to be a tuple of the network's positional inputs, but got "
+            f"{type(example_inputs).__name__}: write `(x,)` for one input."
+        )
+    if not isinstance(example_kwargs, Mapping):
+        raise TypeError(f"Expected `example_kwargs` to be a mapping, but got {type(example_kwargs).__name__}.")
+    if not isinstance(importance, Importance):
+        raise TypeError(
+            f"Expected `importance` to be an object with a method `scores`, but got {importance!r}: for instance "
+            "`Magnitude(p=2)`."
+        )
+    for name, value in (("round_to", round_to), ("min_units", min_units)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"Expected `{name}` to be an integer of at least 1, but got {value!r}.")
+
+
+def checked_components(model: nn.Module, components: Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module]:
+    """Return the user's components, or the model's children."""
+    if components is None:
+        return dict(model.named_children())
+    inside = {id(module) for module in model.modules()}
+    for name, module in components.items():
+        if id(module) not in inside:
+            raise ValueError(
+                f"Expected `components[{name!r}]` to be a module inside of the model, but got "
+                f"{type(module).__name__}, which is not in it: for instance `model.get_submodule({name!r})`."
+            )
+    return components
+
+
+def reasons_of_settings(network: Network, ignored: Sequence[str], round_to: int, min_units: int) -> dict[str, str]:
+    """Return group name -> reason, for the groups that the user's settings rule out."""
+    if isinstance(ignored, str):
+        raise TypeError(f"Expected `ignored` to be a sequence of names, but got {ignored!r}: write `({ignored!r},)`.")
+    groups, shapes = network.groups, network.shapes
+    reasons: dict[str, str] = {}
+    for pattern in ignored:
+        made = [group.name for group in groups if any(_names(pattern, name) for name in _makers(group))]
+        if not made and not any(_names(pattern, name) for name in shapes):
+            raise ValueError(
+                "Expected every name in `ignored` to be a group, a module or a parameter, but nothing matches "
+                f"{pattern!r}. The groups are {shorten([group.name for group in groups])}."
+            )
+        reasons.update(dict.fromkeys(made, f"ignored by {pattern!r}"))
+    for group in groups:
+        if len(removable(group.size, round_to, min_units)) == 1:
+            units = "one unit" if group.size == 1 else f"{group.size} units"
+            reasons.setdefault(group.name, f"has {units}, with `min_units={min_units}` and `round_to={round_to}`")
+    return reasons
+
+
+def _makers(group: Group) -> list[str]:
+    return [group.name, *(each.tensor for each in group.slices if each.side is not Side.INPUT)]
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether `pattern` matches a qualified name, or the name of a module around it."""
+    parts = name.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
+def warn_of_unused(network: Network, model: nn.Module) -> None:
+    """Say which parameters take no part in eval mode."""
+    parameters = {name for name, _ in model.named_parameters()}
+    unused = list(dict.fromkeys(p.tensor for p in network.protected if p.reason == UNUSED and p.tensor in parameters))
+    if unused:
+        warnings.warn(
+            f"Parameters that are not used in the forward pass in eval mode are left whole: {shorten(unused)}. If the "
+            "train mode feeds them from layers that are pruned, it will fail: name these layers in `ignored`.",
+            UnusedParameterWarning,
+            stacklevel=3,
+        )
+
+
+def raise_nothing_to_prune(network: Network) -> NoReturn:
+    """Say why nothing can be pruned."""
+    first = {p.reason: f"{p.tensor}: {p.reason}" for p in reversed(network.protected)}
+    reasons = list(reversed(first.values()))
+    raise NothingToPruneError(
+        f"Expected at least one group that can be pruned, but everything is protected: {shorten(reasons)}."
+    )
