@@ -1,0 +1,69 @@
+"""Call the user's metric on one network, and check what it returns."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+Metric = Callable[[nn.Module], "float | Mapping[str, float]"]
+METRIC = "metric"
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def measure(metric: Metric, model: nn.Module, names: Iterable[str]) -> dict[str, float]:
+    """Return the named metrics of `model`; a metric that is a single float is called `metric`.
+
+    Args:
+        metric: The user's black box.
+        model: The network to measure; nobody else uses it.
+        names: Names that must be there.
+
+    Raises:
+        TypeError: If the metric returns no float, or no mapping of names to floats.
+        ValueError: If a name is missing, or the metric never ran the model that it was given.
+    """
+    called: list[bool] = []
+    hooks = [module.register_forward_pre_hook(lambda *_: called.append(True)) for module in model.modules()]
+    returned = metric(model)
+    for hook in hooks:
+        hook.remove()
+    if not called:
+        raise ValueError(
+            "Expected `metric` to run the model that it is given, but it never did: it must use its argument, not the "
+            "dense network from around it, or every candidate gets the dense network's value."
+        )
+    values = _named(returned)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"Expected `metric` to return {missing}, but got only {list(values)}.")
+    return values
+
+
+def not_finite(values: Mapping[str, float]) -> str:
+    """Return which of the metrics is NaN or infinite, or an empty string."""
+    return ", ".join(f"metric `{name}` is {value}" for name, value in values.items() if not math.isfinite(value))
+
+
+def _named(returned: Any) -> dict[str, float]:
+    if isinstance(returned, Mapping):
+        wrong = [name for name, value in returned.items() if not _is_number(value) or not isinstance(name, str)]
+        if wrong or not returned:
+            raise TypeError(
+                f"Expected `metric` to return a mapping of names to floats, but got {returned!r}. Write `.item()` "
+                "behind a tensor."
+            )
+        return {name: float(value) for name, value in returned.items()}
+    if not _is_number(returned):
+        remedy = ": write `.item()` behind the tensor" if hasattr(returned, "item") else ": does it end in `return`?"
+        raise TypeError(f"Expected `metric` to return a float or a mapping, but got {type(returned).__name__}{remedy}")
+    return {METRIC: float(returned)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

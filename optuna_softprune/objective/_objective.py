@@ -1,0 +1,285 @@
+"""The objective of `study.optimize`: a trial is a smaller network, its value is the user's metric."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from optuna_softprune._errors import StudyMismatchError
+from optuna_softprune._space import PruningSpace
+from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
+from optuna_softprune.evaluation import METRIC, Metric, measure, not_finite
+from optuna_softprune.objective._record import CANDIDATE, DENSE, PREFIX, ROLE, claim
+from optuna_softprune.objective._requirement import Requirement
+from optuna_softprune.storage import FAILURE, OWNER, PerStudy, all_trials, mirror_constraints, this_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+Direction = Literal["maximize", "minimize"]
+COUNTS = ("sparsity", "parameters", "macs")
+
+_logger = optuna.logging.get_logger("optuna_softprune")
+
+
+class _KnownCandidates:
+    """Units kept -> metrics, of the complete trials of one study."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[tuple[int, ...], dict[str, float]] = {}
+        self._cursor = 0
+
+    def find(self, study: optuna.Study, kept: tuple[int, ...]) -> dict[str, float] | None:
+        trials = all_trials(study)
+        settled = True
+        for trial in trials[self._cursor :]:
+            if trial.state == TrialState.COMPLETE and CANDIDATE in trial.user_attrs:
+                held = trial.user_attrs[CANDIDATE]
+                self._metrics.setdefault(tuple(held["kept"]), held["metrics"])
+            settled = settled and trial.state.is_finished()
+            self._cursor += settled
+        return self._metrics.get(kept)
+
+
+class PruningObjective:
+    """Callable `trial -> float`, or a tuple for several objectives.
+
+    A trial's parameters are the coefficients. They are snapped to the lattice, the network is pruned, and its value is
+    the metric of exactly that network. Constraints are set with `trial.set_constraint`: `sparsity`, and
+    `requirement:<metric>`. An exception in the metric fails the trial and propagates, as always in Optuna; a NaN or
+    infinite metric fails the trial, and the search goes on.
+
+    Args:
+        space: The search space.
+        metric: `metric(model) -> float`, or a mapping of named floats. It is given a network of its own, in eval mode,
+            on the device of the dense one, and must run it.
+        constraint: The size to reach.
+        objectives: What is optimised: names of metrics (a float metric is called "metric"), "sparsity", "parameters"
+            or "macs".
+        directions: "maximize" or "minimize" for each; compared with the study's.
+        requirements: Bounds on named metrics. The dense network must meet them.
+        reuse: Whether a candidate that the study already has gets its metrics from there. False for noisy metrics.
+        mirror_constraints: Whether constraints are also written where optuna-dashboard 0.21 looks for them. `GPSampler`
+            would then model each of them twice.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If names or directions do not fit together.
+    """
+
+    def __init__(
+        self,
+        space: PruningSpace,
+        metric: Metric,
+        constraint: SparsityConstraint | None = None,
+        *,
+        objectives: Sequence[str] = (METRIC,),
+        directions: Sequence[Direction] = ("maximize",),
+        requirements: Sequence[Requirement] = (),
+        reuse: bool = True,
+        mirror_constraints: bool = True,
+    ) -> None:
+        _check_arguments(space, metric, constraint, objectives, directions, requirements)
+        self._space, self._metric, self._constraint = space, metric, constraint
+        self._objectives, self._directions = tuple(objectives), tuple(directions)
+        self._requirements = tuple(requirements)
+        self._reuse, self._mirror = reuse, mirror_constraints
+        self._lock = threading.Lock()
+        # What belongs to a study, found again whenever it is not here: it only saves time.
+        self._spaces: PerStudy[PruningSpace] = PerStudy()
+        self._known: PerStudy[_KnownCandidates] = PerStudy()
+        self._dense_of: PerStudy[dict[str, float]] = PerStudy()
+        self._dense: dict[str, float] | None = None
+
+    def __call__(self, trial: optuna.trial.BaseTrial) -> float | tuple[float, ...]:
+        """Evaluate one candidate."""
+        study = trial.study if isinstance(trial, optuna.Trial) else None
+        if study is not None:
+            trial.set_user_attr(OWNER, this_worker())
+        space = self._space if study is None else self._space_of(study)
+        dense = self._dense_metrics(space, study)
+        c = space.suggest(trial)
+        violations = {} if self._constraint is None else {"sparsity": float(self._constraint.violation(c))}
+        for key, violation in violations.items():
+            trial.set_constraint(key, violation)
+        counts = {"sparsity": space.sparsity(c), "parameters": space.parameters(c), "macs": space.macs(c)}
+        for name, count in counts.items():
+            trial.set_user_attr(f"{PREFIX}{name}", count)
+        metrics = self._metrics(trial, study, space, c, list(dense))
+        problem = not_finite(metrics)
+        if problem:
+            trial.set_user_attr(FAILURE, problem)
+            _logger.warning(f"Trial {trial.number} failed: {problem}.")
+            return self._returned([float("nan")] * len(self._objectives))
+        for requirement in self._requirements:
+            violations[requirement.key] = requirement.violation(metrics[requirement.metric])
+            trial.set_constraint(requirement.key, violations[requirement.key])
+        if violations and self._mirror and isinstance(trial, optuna.Trial):
+            mirror_constraints(trial, list(violations.values()))
+        trial.set_user_attr(f"{PREFIX}feasible", int(all(each <= 0 for each in violations.values())))
+        if ROLE not in trial.user_attrs:
+            trial.set_user_attr(ROLE, "candidate")
+        kept = space.kept_units(c)
+        trial.set_user_attr(CANDIDATE, {"kept": list(kept), "metrics": metrics})
+        found = {**metrics, **counts}
+        return self._returned([float(found[name]) for name in self._objectives])
+
+    def best_model(self, study: optuna.Study) -> nn.Module:
+        """Return the smaller network of the study's best feasible trial; its metric is the trial's value.
+
+        Raises:
+            StudyMismatchError: If the study belongs to another network, constraint or objective.
+            ValueError: If no trial is feasible, or the study has several objectives.
+        """
+        space = self._space_of(study)
+        if len(self._objectives) > 1:
+            raise ValueError(
+                "Expected a study with one objective, but got several, so there is no best trial: choose one of "
+                "`study.best_trials` and call `space.prune(space.coefficients(trial.params))`."
+            )
+        return space.prune(space.coefficients(study.best_trial.params))
+
+    def _metrics(
+        self,
+        trial: optuna.trial.BaseTrial,
+        study: optuna.Study | None,
+        space: PruningSpace,
+        c: dict[str, float],
+        names: list[str],
+    ) -> dict[str, float]:
+        if study is not None and self._reuse:
+            with self._lock:
+                known = self._known.get(study, _KnownCandidates).find(study, space.kept_units(c))
+            if known is not None:
+                return known
+        try:
+            return measure(self._metric, space.prune(c).eval(), names)
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}"[:500])
+            raise
+
+    def _returned(self, values: list[float]) -> float | tuple[float, ...]:
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def _space_of(self, study: optuna.Study) -> PruningSpace:
+        """Return the space with the order of units that the study began with, once the study is known to fit."""
+        with self._lock:
+            return self._spaces.get(study, lambda: self._claimed(study))
+
+    def _claimed(self, study: optuna.Study) -> PruningSpace:
+        self._check_study(study)
+        space = claim(study, self._space, self._settings())
+        highest = space.sparsity(space.lattice.highest)
+        _logger.info(
+            f"{len(space.groups)} groups; sparsity up to {highest:.3f} can be reached; study "
+            f"{study.study_name!r} has {len(all_trials(study))} trials."
+        )
+        return space
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "constraint": None if self._constraint is None else self._constraint.describe(),
+            "objective": {
+                "names": list(self._objectives),
+                "directions": list(self._directions),
+                "requirements": [requirement.describe() for requirement in self._requirements],
+            },
+        }
+
+    def _check_study(self, study: optuna.Study) -> None:
+        directions = tuple("maximize" if d == StudyDirection.MAXIMIZE else "minimize" for d in study.directions)
+        if directions != self._directions:
+            raise StudyMismatchError(
+                f"Expected a study with the directions {list(self._directions)} of the objective, but study "
+                f"{study.study_name!r} has {list(directions)}: create it with "
+                + (
+                    f"`direction={self._directions[0]!r}`."
+                    if len(self._directions) == 1
+                    else f"`directions={list(self._directions)}`."
+                )
+            )
+        sampled = getattr(study.sampler, "constraint", None)
+        if isinstance(sampled, LatticeConstraint) and _described(sampled) != _described(self._constraint):
+            raise StudyMismatchError(
+                f"Expected the sampler and the objective to have the same constraint, but got {sampled!r} and "
+                f"{self._constraint!r}: give both the same object."
+            )
+
+    def _dense_metrics(self, space: PruningSpace, study: optuna.Study | None) -> dict[str, float]:
+        """Return the metrics of the dense network, measured once and kept in the study."""
+        with self._lock:
+            if study is not None:
+                return self._dense_of.get(study, lambda: self._kept_dense(space, study))
+            self._dense = self._dense or self._measured_dense(space)
+            return self._dense
+
+    def _kept_dense(self, space: PruningSpace, study: optuna.Study) -> dict[str, float]:
+        held: dict[str, float] | None = study.user_attrs.get(DENSE)
+        if held is None:
+            held = self._dense = self._dense or self._measured_dense(space)
+            study.set_user_attr(DENSE, held)
+            _logger.info(f"Dense network: {held}.")
+        return held
+
+    def _measured_dense(self, space: PruningSpace) -> dict[str, float]:
+        needed = [name for name in self._objectives if name not in COUNTS]
+        needed += [requirement.metric for requirement in self._requirements]
+        nothing = dict.fromkeys(space.distributions, 0.0)
+        dense = measure(self._metric, space.prune(nothing).eval(), needed)
+        problem = not_finite(dense)
+        if problem:
+            raise ValueError(f"Expected the metrics of the dense network to be finite, but {problem}.")
+        for requirement in self._requirements:
+            if requirement.violation(dense[requirement.metric]) > 0:
+                raise ValueError(
+                    f"Expected the dense network to meet {requirement}, but it has {dense[requirement.metric]:.6g}: "
+                    "pruning will hardly do better; relax the requirement."
+                )
+        return dense
+
+
+def _described(constraint: LatticeConstraint | None) -> Any:
+    if constraint is None:
+        return None
+    extra = constraint.describe() if isinstance(constraint, SparsityConstraint) else None
+    return constraint.names, constraint.sizes, extra
+
+
+def _check_arguments(
+    space: object,
+    metric: object,
+    constraint: object,
+    objectives: Sequence[str],
+    directions: Sequence[str],
+    requirements: Sequence[object],
+) -> None:
+    if not isinstance(space, PruningSpace):
+        raise TypeError(f"Expected `space` to be a `PruningSpace`, but got {type(space).__name__}.")
+    if not callable(metric):
+        raise TypeError(f"Expected `metric` to be a function of a model, but got {type(metric).__name__}.")
+    if constraint is not None and not isinstance(constraint, SparsityConstraint):
+        raise TypeError(f"Expected `constraint` to be a `SparsityConstraint`, but got {type(constraint).__name__}.")
+    if isinstance(constraint, SparsityConstraint) and (constraint.names, constraint.sizes) != (
+        space.lattice.names,
+        tuple(space.lattice.sizes.tolist()),
+    ):
+        raise ValueError("Expected `constraint` to be made of the same `space`, but it was made of another one.")
+    for name, value in (("objectives", objectives), ("directions", directions)):
+        if isinstance(value, str) or not value:
+            raise ValueError(f"Expected `{name}` to be a sequence of names, but got {value!r}.")
+    if len(objectives) != len(directions) or set(directions) - {"maximize", "minimize"}:
+        raise ValueError(
+            'Expected `directions` to be "maximize" or "minimize" for each of the objectives, but got '
+            f"{list(directions)} for {list(objectives)}."
+        )
+    for requirement in requirements:
+        if not isinstance(requirement, Requirement):
+            raise TypeError(f"Expected `requirements` to be of `Requirement`, but got {type(requirement).__name__}.")

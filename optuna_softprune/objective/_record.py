@@ -1,0 +1,110 @@
+"""What a study keeps of its space: the public, stable format, schema 1.
+
+Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
+`order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
+`owner`, `failure`, and `candidate`: units kept of each group and all named metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import scipy
+import torch
+
+from optuna_softprune._errors import StudyMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna_softprune._space import PruningSpace
+
+PREFIX = "softprune:"
+SCHEMA = 1
+CANDIDATE = f"{PREFIX}candidate"
+DENSE = f"{PREFIX}dense"
+ROLE = f"{PREFIX}role"
+# MySQL keeps values of up to 65,535 bytes.
+CHUNK = 50_000
+
+_logger = optuna.logging.get_logger("optuna_softprune")
+
+
+def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any]) -> PruningSpace:
+    """Make a study this space's own, or check that it is; return the space with the study's order of units.
+
+    Args:
+        study: The study.
+        space: The search space.
+        settings: What must be equal besides the space: constraint and objective.
+
+    Raises:
+        StudyMismatchError: If the study belongs to something else; the message names the first difference.
+    """
+    mine = {"schema": SCHEMA, **space.fingerprint, **settings}
+    held = study.user_attrs
+    if f"{PREFIX}schema" not in held:
+        _write(study, mine, space)
+        held = study.user_attrs
+    for key, value in mine.items():
+        if held.get(f"{PREFIX}{key}") != _plain(value):
+            raise StudyMismatchError(
+                f"Expected study {study.study_name!r} to belong to this search, but its {key} differs: the study has "
+                f"{_short(held.get(f'{PREFIX}{key}'))}, this search has {_short(value)}. Use another study name, or "
+                "the model and settings that the study was made with."
+            )
+    _tell_versions(held.get(f"{PREFIX}versions", {}))
+    order = [np.array(units, np.int64) for units in json.loads(_joined(held))]
+    moved = sum(int((a != b).any()) for a, b in zip(order, space.order, strict=True))
+    if moved:
+        _logger.warning(
+            f"The units of {moved} groups rank differently here than when the study began (another device or other "
+            "calibration batches): the study's order is used."
+        )
+    return space.with_order(order)
+
+
+def _write(study: optuna.Study, mine: Mapping[str, Any], space: PruningSpace) -> None:
+    text = json.dumps([units.tolist() for units in space.order], separators=(",", ":"))
+    for i in range(0, len(text), CHUNK):
+        study.set_user_attr(f"{PREFIX}order:{i // CHUNK}", text[i : i + CHUNK])
+    study.set_user_attr(f"{PREFIX}versions", versions())
+    for key in reversed(list(mine)):  # `schema` last: a study with it is whole
+        study.set_user_attr(f"{PREFIX}{key}", mine[key])
+
+
+def _joined(held: Mapping[str, Any]) -> str:
+    chunks = [key for key in held if key.startswith(f"{PREFIX}order:")]
+    return "".join(held[key] for key in sorted(chunks, key=lambda key: int(key.rpartition(":")[2])))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a study's results may depend on."""
+    from optuna_softprune import __version__
+
+    return {
+        "optuna_softprune": __version__,
+        "torch": torch.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _tell_versions(held: Mapping[str, str]) -> None:
+    changed = [f"{name} {held.get(name)} -> {now}" for name, now in versions().items() if held.get(name) != now]
+    if changed:
+        _logger.warning(f"The study was begun with other versions: {', '.join(changed)}. Its results are kept.")
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
