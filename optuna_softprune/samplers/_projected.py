@@ -1,0 +1,110 @@
+"""Any Optuna sampler, with every candidate feasible before it is recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from optuna_softprune.coefficients import LatticeConstraint
+from optuna_softprune.storage import all_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+# Draws before a candidate that the study already has is proposed again.
+ATTEMPTS = 5
+
+
+class ProjectedSampler(BaseSampler):
+    """Samples with `base` and moves what it gives to the nearest feasible networks.
+
+    The coefficients of all groups are drawn together, from the first trial on: where `base` draws parameters one by one
+    (the start-up trials of TPE), this is done for it. A candidate that the study already has is drawn again, a few
+    times: samplers with a seed repeat their draws when a search is resumed. Parameters of the user's own are left to
+    `base`.
+
+    Args:
+        base: TPE, CMA-ES, GP, random or any other sampler.
+        constraint: What must hold; the same object that the objective has.
+    """
+
+    def __init__(self, base: BaseSampler, constraint: LatticeConstraint) -> None:
+        if not isinstance(base, BaseSampler):
+            raise TypeError(f"Expected `base` to be an Optuna sampler, but got {type(base).__name__}.")
+        if not isinstance(constraint, LatticeConstraint):
+            raise TypeError(
+                f"Expected `constraint` to be a `LatticeConstraint`, but got {type(constraint).__name__}: for instance "
+                "`SparsityConstraint(space, target=0.5)`."
+            )
+        self.base = base
+        self.constraint = constraint
+
+    def __str__(self) -> str:
+        return f"ProjectedSampler({self.base})"
+
+    def _groups(self) -> dict[str, FloatDistribution]:
+        highest = self.constraint.highest.tolist()
+        return {name: FloatDistribution(0.0, high) for name, high in zip(self.constraint.names, highest, strict=True)}
+
+    def reseed_rng(self) -> None:
+        """Reseed the base sampler."""
+        self.base.reseed_rng()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what the base sampler samples together, and the coefficients of all groups."""
+        return {**self.base.infer_relative_search_space(study, trial), **self._groups()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw with the base sampler and project the coefficients."""
+        groups = self._groups()
+        if not all(search_space.get(name) == found for name, found in groups.items()):
+            return self.base.sample_relative(study, trial, search_space)  # not the search that the constraint is of
+        known = self._known(study)
+        for _ in range(ATTEMPTS):
+            drawn = dict(self.base.sample_relative(study, trial, search_space))
+            for name, distribution in groups.items():
+                if name not in drawn:
+                    drawn[name] = self.base.sample_independent(study, trial, name, distribution)
+            point = self.constraint.project(np.array([drawn[name] for name in groups]))
+            drawn.update(zip(groups, point.tolist(), strict=True))
+            if self._lattice_point(point) not in known:
+                break
+        return drawn
+
+    def _known(self, study: optuna.Study) -> set[tuple[int, ...]]:
+        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
+        names = self.constraint.names
+        return {
+            self._lattice_point(np.array([trial.params[name] for name in names]))
+            for trial in all_trials(study)
+            if trial.state in states and all(name in trial.params for name in names)
+        }
+
+    def _lattice_point(self, point: Any) -> tuple[int, ...]:
+        removed: list[int] = np.rint(point * np.array(self.constraint.sizes)).astype(int).tolist()
+        return tuple(removed)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a parameter of the user's own with the base sampler."""
+        return self.base.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tell the base sampler that a trial begins."""
+        self.base.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Tell the base sampler that a trial ends."""
+        self.base.after_trial(study, trial, state, values)
