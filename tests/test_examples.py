@@ -1,0 +1,99 @@
+"""Every example and study runs as its reader would run it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from optuna_softprune import open_storage
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: Path, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_example_is_short(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= 80
+
+
+def test_quickstart_beats_the_baselines_and_resumes(tmp_path: Path) -> None:
+    first = run(ROOT / "examples/quickstart.py", tmp_path)
+    rows = [line.rsplit(maxsplit=3) for line in first.splitlines() if line[:3] in ("50%", "70%")]
+    for target in ("50%", "70%"):
+        table = {name: (float(sparsity), float(psnr)) for name, sparsity, _, psnr in rows if name.startswith(target)}
+        found = table.pop(f"{target} found")
+        assert len(table) == 4
+        assert found[0] == pytest.approx(float(target[:2]) / 100, abs=0.005 + 0.0005)  # printed with three digits
+        assert found[1] > max(psnr for _, psnr in table.values())
+    assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+    assert (tmp_path / "quickstart-0.7.pt").stat().st_size < (tmp_path / "quickstart.pt").stat().st_size / 2
+    assert run(ROOT / "examples/quickstart.py", tmp_path) == first
+
+
+@pytest.mark.parametrize("name", ["by_hand.py"])
+def test_example_ends_with_its_claim(name: str, tmp_path: Path) -> None:
+    assert "dB" in run(ROOT / "examples" / name, tmp_path).splitlines()[-1]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "studies").glob("*/run.py")), ids=lambda path: path.parent.name)
+def test_study_runs_quickly(script: Path, tmp_path: Path) -> None:
+    assert run(script, tmp_path, "--quick")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["quickstart.journal", "sqlite:///quickstart.db"])
+def test_quickstart_killed_ten_times_loses_nothing(tmp_path: Path, storage: str) -> None:
+    script = tmp_path / "quickstart.py"
+    text = (ROOT / "examples/quickstart.py").read_text()
+    assert '"quickstart.journal"' in text
+    script.write_text(text.replace("quickstart.journal", storage))
+    moments = random.Random(0)
+
+    def completed() -> dict[tuple[str, int], float | None]:
+        if not (tmp_path / storage.removeprefix("sqlite:///")).exists():
+            return {}
+        opened = open_storage(storage if "://" not in storage else f"sqlite:///{tmp_path}/quickstart.db")
+        studies = [optuna.load_study(study_name=name, storage=opened) for name in optuna.get_all_study_names(opened)]
+        return {
+            (study.study_name, trial.number): trial.value
+            for study in studies
+            for trial in study.get_trials(states=(TrialState.COMPLETE,))
+        }
+
+    os.chdir(tmp_path)
+    known: dict[tuple[str, int], float | None] = {}
+    for kill in range(10):
+        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if kill % 3 == 0:  # anywhere: while it is imported, trained, analysed
+            time.sleep(moments.uniform(1, 10))
+        else:  # in the search
+            deadline = time.monotonic() + 120
+            while len(completed()) <= len(known) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(moments.uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = completed()
+        assert {key: now[key] for key in known} == known
+        known = now
+        print(f"killed with {len(known)} trials complete")
+    run(script, tmp_path)
+    now = completed()
+    assert {key: now[key] for key in known} == known
+    names = [name for name, _ in now]
+    assert {name: names.count(name) for name in names} == {"digits 50%": 300, "digits 70%": 300}

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from checks import assert_everything_is_explained, assert_removed_equals_masked, candidates
+from hypothesis import HealthCheck, given, settings
+
+from optuna_softprune import NothingToPruneError, PruningSpace, Side
+from optuna_softprune.testing import ZOO, RandomNetwork, ZooNetwork, randomise
+from optuna_softprune.testing.strategies import random_networks
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna_softprune.UnusedParameterWarning"),
+    pytest.mark.filterwarnings("ignore::optuna_softprune.VerificationWarning"),
+]
+PRUNABLE = [network for network in ZOO if network.groups]
+by_name = pytest.mark.parametrize("network", PRUNABLE, ids=lambda network: network.name)
+
+
+def test_zoo_has_many_networks_with_names_of_their_own() -> None:
+    assert len({network.name for network in ZOO}) == len(ZOO) >= 25
+
+
+@by_name
+def test_zoo_network_has_the_groups_that_it_states(network: ZooNetwork) -> None:
+    space = PruningSpace(network.build().eval(), network.inputs())
+    found = {group.name: (group.size, {(s.tensor, s.axis) for s in group.slices}) for group in space.groups}
+    assert found == {name: (size, network.slices(name)) for name, (size, _) in network.groups.items()}
+    assert [group.name for group in space.groups] == list(network.groups)
+
+
+@pytest.mark.parametrize("network", [n for n in ZOO if not n.groups], ids=lambda network: network.name)
+def test_zoo_network_without_groups_says_why(network: ZooNetwork) -> None:
+    with pytest.raises(NothingToPruneError, match=r"Expected at least one group .* everything is protected"):
+        PruningSpace(network.build().eval(), network.inputs())
+
+
+@by_name
+def test_removed_equals_masked_and_counts_are_exact(network: ZooNetwork) -> None:
+    model = randomise(network.build())
+    args = network.inputs()
+    space = PruningSpace(model, args)
+    assert_removed_equals_masked(space, model, args)
+
+
+@by_name
+def test_every_axis_is_in_a_group_or_protected(network: ZooNetwork) -> None:
+    model = network.build().eval()
+    assert_everything_is_explained(PruningSpace(model, network.inputs()), model)
+
+
+def check_random_network(model: RandomNetwork) -> None:
+    randomise(model)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        space = PruningSpace(model, (x,))
+    except NothingToPruneError:
+        return
+    assert_everything_is_explained(space, model)
+    assert_removed_equals_masked(space, model, (x,))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(random_networks())
+def test_random_network(model: RandomNetwork) -> None:
+    check_random_network(model)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(random_networks(max_steps=14))
+def test_five_hundred_random_networks(model: RandomNetwork) -> None:
+    check_random_network(model)
+
+
+def test_discovery_is_the_same_every_time() -> None:
+    network = next(n for n in ZOO if n.name == "norms")
+    model = network.build().eval()
+    one, two = (PruningSpace(model, network.inputs()) for _ in range(2))
+    assert str(one) == str(two)
+    assert one.protected == two.protected
+    for a, b in zip(one.groups, two.groups, strict=True):
+        assert (a.name, a.size, a.components) == (b.name, b.size, b.components)
+        assert [(s.tensor, s.axis, s.indices.tolist()) for s in a.slices] == [
+            (s.tensor, s.axis, s.indices.tolist()) for s in b.slices
+        ]
+
+
+def test_example_batch_does_not_change_groups() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    one, many = (PruningSpace(model, (torch.randn(batch, 1, 4, 4),)) for batch in (1, 7))
+    assert str(one).splitlines()[1:] == str(many).splitlines()[1:]
+
+
+def test_sides_say_what_makes_and_what_reads_a_group() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1)).eval()
+    (group,) = PruningSpace(model, (torch.randn(1, 1, 5, 5),)).groups
+    sides = {each.tensor: each.side for each in group.slices}
+    assert sides["0.weight"] is Side.OUTPUT
+    assert sides["1.running_var"] is Side.BOTH
+    assert sides["2.weight"] is Side.INPUT
+
+
+def test_groups_of_several_components_are_couplings() -> None:
+    network = next(n for n in ZOO if n.name == "bottleneck")
+    model = network.build().eval()
+    space = PruningSpace(model, network.inputs())
+    assert {group.name: group.components for group in space.groups} == {
+        "encoder.0": ("encoder",),
+        "encoder.3": ("encoder", "decoder"),
+        "decoder.0": ("decoder",),
+    }
+    named = PruningSpace(model, network.inputs(), components={"head": model.get_submodule("decoder.3")})
+    assert [group.components for group in named.groups] == [(), (), ("head",)]
+
+
+def test_parameters_that_share_memory_without_being_one_are_protected() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    first, second = model[0], model[2]
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(second, torch.nn.Linear)
+    second.weight.data = first.weight.data
+    with pytest.raises(NothingToPruneError, match="shares its memory with"):
+        PruningSpace(model.eval(), (torch.randn(2, 4),))
+
+
+def test_dead_code_couples_too_because_the_removed_network_still_runs_it() -> None:
+    class Dead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.scale = torch.nn.Linear(3, 4), torch.nn.Parameter(torch.ones(4))
+            self.head = torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            _ = x * self.scale
+            y: torch.Tensor = self.head(x)
+            return y
+
+    model = Dead().eval()
+    (group,) = PruningSpace(model, (torch.randn(2, 3),)).groups
+    assert ("scale", 0) in {(each.tensor, each.axis) for each in group.slices}
+
+
+def test_position_counted_in_forward_is_protected_and_said() -> None:
+    network = next(n for n in ZOO if n.name == "counted_slices")
+    space = PruningSpace(network.build().eval(), network.inputs())
+    (record,) = [p for p in space.protected if p.tensor == "few.weight" and p.axis == 1]
+    assert record.count == 3
+    assert "counts positions" in record.reason
+
+
+def test_size_baked_into_forward_is_found_by_verification_and_said() -> None:
+    network = next(n for n in ZOO if n.name == "baked_view")
+    space = PruningSpace(network.build().eval(), network.inputs())
+    (record,) = [p for p in space.protected if p.tensor == "fc.weight" and p.axis == 0]
+    assert "x.view(x.shape[0], 8, -1)" in record.reason
+    assert "invalid for input of size" in record.reason
+
+
+def test_value_error_that_shapes_do_not_show_is_found_by_verification() -> None:
+    class BakedScale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc = torch.nn.Linear(3, 6), torch.nn.Linear(6, 5)
+            self.head = torch.nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.fc(torch.relu(self.stem(x)))
+            y: torch.Tensor = self.head(x / x.shape[1] ** 0.5)
+            return y
+
+    space = PruningSpace(BakedScale().eval(), (torch.randn(2, 3),))
+    assert [group.name for group in space.groups] == ["stem"]
+    assert any("not the masked one" in p.reason for p in space.protected if p.tensor == "fc.weight")
+
+
+def test_failing_groups_do_not_take_others_with_them() -> None:
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(9)])
+            self.head = torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for i, layer in enumerate(self.layers):
+                x = torch.relu(layer(x))
+                if i in (2, 6):
+                    x = x.view(-1, 4)
+            y: torch.Tensor = self.head(x)
+            return y
+
+    space = PruningSpace(Mixed().eval(), (torch.randn(3, 4),))
+    assert [group.name for group in space.groups] == [f"layers.{i}" for i in range(9) if i not in (2, 6)]
+
+
+class Reducing(torch.nn.Module):
+    """Overloads that are seldom met, of operations that have rules."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.fc, self.head = torch.nn.Linear(3, 6), torch.nn.Linear(6, 5), torch.nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.fc(torch.relu(x))
+        if self.kind == "whole":  # one number for the whole tensor: it would change
+            y = y / (1 + y.var(True) + y.norm() + y.max() + y.std(1, False).mean())
+        elif self.kind == "samples":  # over the samples, each feature alone
+            y = y - y.var(0, True, True) - y.std(dim=0, keepdim=True) - y.max(0).values - y.logsumexp(0)
+        elif self.kind == "types":  # of another tensor only the type is read
+            y = y.to(x) + y.type_as(x) + torch.zeros_like(y) + torch.maximum(y, -y).clamp(min=0.1)
+        z: torch.Tensor = self.head(y)
+        return z
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"), [("whole", ["stem"]), ("samples", ["stem", "fc"]), ("types", ["stem", "fc"])]
+)
+def test_overloads_of_reductions_and_conversions(kind: str, groups: list[str]) -> None:
+    model = randomise(Reducing(kind))
+    x = torch.randn(4, 3)
+    space = PruningSpace(model, (x,))
+    assert [group.name for group in space.groups] == groups
+    assert not any("in a way that" in p.reason for p in space.protected)
+    assert_removed_equals_masked(space, model, (x,))
+
+
+def test_operation_without_rule_protects_what_it_touches_and_nothing_else() -> None:
+    class Sorted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc, self.head = torch.nn.Linear(3, 6), torch.nn.Linear(6, 5), torch.nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.head(self.fc(torch.relu(self.stem(x))).sort(1).values)
+            return y
+
+    space = PruningSpace(Sorted().eval(), (torch.randn(4, 3),))
+    assert [group.name for group in space.groups] == ["stem"]
+    assert {p.reason for p in space.protected if p.tensor == "fc.bias"} == {"`sort` has no rule"}
+
+
+def test_many_candidates_agree_with_one_at_a_time() -> None:
+    network = next(n for n in ZOO if n.name == "transposed")
+    space = PruningSpace(network.build().eval(), network.inputs())
+    some = list(candidates(space, 20))
+    matrix = np.array([list(c.values()) for c in some])
+    assert space.parameters(matrix).tolist() == [space.parameters(c) for c in some]
+    assert space.macs(matrix).tolist() == [space.macs(c) for c in some]
+    assert space.sparsity(matrix, of="macs").tolist() == [space.sparsity(c, of="macs") for c in some]
+    assert space.parameters(matrix.reshape(4, 5, -1)).shape == (4, 5)

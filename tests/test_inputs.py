@@ -1,0 +1,227 @@
+"""Everything that people hand over: inputs of all kinds, wrapped, compiled and unfit models."""
+
+from __future__ import annotations
+
+import collections
+import random
+from typing import Any
+
+import pytest
+import torch
+from checks import assert_removed_equals_masked
+from torch import nn
+
+from optuna_softprune import ExportError, ModeWarning, PruningSpace
+from optuna_softprune.testing import ZOO, randomise
+
+
+def chain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+
+
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_several_positional_and_keyword_inputs() -> None:
+    network = next(n for n in ZOO if n.name == "two_inputs")
+    model = randomise(network.build())
+    kwargs = {"scale": 0.5, "shift": torch.ones(2)}
+    space = PruningSpace(model, network.inputs(), example_kwargs=kwargs)
+    assert_removed_equals_masked(space, model, network.inputs(), kwargs)
+
+
+def test_nested_inputs_and_outputs() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, batch: dict[str, Any], pair: tuple[torch.Tensor, list[torch.Tensor]]) -> dict[str, Any]:
+            x = self.stem(batch["x"]) + pair[1][0]
+            return {"all": [self.head(x * batch["ids"].sum()), {"count": 3}]}
+
+    model = Nested().eval()
+    batch: Any = collections.defaultdict(list, {"x": X, "ids": torch.arange(4)})
+    for args in (({"x": X, "ids": torch.arange(4)}, (X, [torch.ones(4, 1)])), (batch, (X, [torch.ones(4, 1)]))):
+        assert_removed_equals_masked(PruningSpace(model, args), model, args)
+
+
+def test_integer_inputs_and_buffers_stay_integers() -> None:
+    network = next(n for n in ZOO if n.name == "tied_weight")
+    model = randomise(network.build())
+    assert_removed_equals_masked(PruningSpace(model, network.inputs()), model, network.inputs())
+
+
+@pytest.mark.parametrize("example", [torch.zeros(4, 3), torch.full((4, 3), 1e-3)])
+def test_example_without_variation_is_enough(example: torch.Tensor) -> None:
+    model = chain()
+    assert PruningSpace(model, (example,)).verify({"0": 0.5}) < 1e-9
+
+
+def test_network_with_a_domain_is_verified_inside_of_it() -> None:
+    class Logarithm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layers(x.log())
+            return y
+
+    space = PruningSpace(Logarithm().eval(), (X.abs() + 0.01,))
+    assert space.verify({"layers.0": 0.5}) < 1e-9
+
+
+def test_data_parallel_is_unwrapped_and_said() -> None:
+    model = chain()
+    with pytest.warns(ModeWarning, match="wrapped in DataParallel: the Sequential inside it is pruned"):
+        space = PruningSpace(nn.DataParallel(model), (X,))
+    assert type(space.prune({"0": 0.5})) is nn.Sequential
+
+
+def test_compiled_module_is_unwrapped_and_said() -> None:
+    model = chain()
+    with pytest.warns(ModeWarning, match="wrapped in OptimizedModule"):
+        space = PruningSpace(torch.compile(model), (X,))
+    assert type(space.prune({"0": 0.5})) is nn.Sequential
+
+
+def test_distributed_data_parallel_is_unwrapped() -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(chain())
+        with pytest.warns(ModeWarning, match="wrapped in DistributedDataParallel"):
+            space = PruningSpace(wrapped, (X,))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(space.prune({"0": 0.5})) is nn.Sequential
+
+
+def test_module_compiled_in_place_is_pruned() -> None:
+    model = chain()
+    model.compile()
+    assert PruningSpace(model, (X,)).prune({"0": 0.5})(X).shape == (4, 2)
+
+
+def test_unfit_modules_are_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match=r"Expected `model` to be a `torch.nn.Module`, but got function"):
+        PruningSpace(chain, (X,))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"lazy parameters .*: call the model once"):
+        PruningSpace(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)).eval(), (X,))
+    with torch.device("meta"):
+        meta = chain()
+    with pytest.raises(ValueError, match=r"meta device: 0.weight, .* load the trained weights"):
+        PruningSpace(meta, (X,))
+    model = chain()
+    model.generator = (i for i in range(3))  # type: ignore[assignment]
+    with pytest.raises(TypeError, match=r"deep-copyable.*Keep what cannot be copied"):
+        PruningSpace(model, (X,))
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_scripted_and_quantised_modules_are_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match="TorchScript module: prune the Python module"):
+        PruningSpace(torch.jit.script(chain()), (X,))
+    quantised = torch.ao.quantization.quantize_dynamic(chain(), {nn.Linear})
+    with pytest.raises(TypeError, match=r"quantised .*: prune first, quantise the smaller network"):
+        PruningSpace(quantised, (X,))
+
+
+def test_inputs_that_do_not_fit_are_told_from_a_network_that_cannot_be_exported() -> None:
+    with pytest.raises(ExportError, match=r"Expected `example_inputs` .* to fit the network, but .* cannot be multi"):
+        PruningSpace(chain(), (torch.randn(4, 7),))
+    with pytest.raises(TypeError, match=r"Expected `example_inputs` to be a tuple .* write `\(x,\)`"):
+        PruningSpace(chain(), X)  # type: ignore[arg-type]
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            x = -x
+        y: torch.Tensor = self.layers(x)
+        return y
+
+
+def test_branch_on_data_is_refused_with_its_line() -> None:
+    with pytest.raises(ExportError, match=r"failed at .*test_inputs.py:\d+: `if x.sum\(\) > 0:`.*torch.where"):
+        PruningSpace(Branch().eval(), (X,))
+
+
+def test_python_randomness_that_export_freezes_is_refused() -> None:
+    class Drawn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layers(x) * random.random()
+            return y
+
+    with pytest.raises(ExportError, match="Expected the exported graph to compute what the network computes"):
+        PruningSpace(Drawn().eval(), (X,))
+
+
+def test_randomness_in_eval_mode_is_protected_not_hidden() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.head = nn.Linear(3, 6), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.mean(x)
+            y: torch.Tensor = self.head(x + torch.randn_like(x))
+            return y
+
+    state = torch.get_rng_state()
+    space = PruningSpace(Noisy().eval(), (X,))
+    assert [group.name for group in space.groups] == ["head.0"]
+    assert any("randn_like" in p.reason for p in space.protected)
+    torch.set_rng_state(state)
+
+
+def test_float32_named_in_forward_is_verified_in_float32() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layers(x @ torch.eye(3, dtype=torch.float32))
+            return y
+
+    space = PruningSpace(Named().eval(), (X,))
+    assert space.verify({"layers.0": 0.5}) < 1e-5
+
+
+def test_layer_used_under_no_grad_is_seen() -> None:
+    network = next(n for n in ZOO if n.name == "frozen_stem")
+    with torch.enable_grad():
+        space = PruningSpace(network.build().eval(), network.inputs())
+    assert [group.name for group in space.groups] == ["stem", "hidden"]
+
+
+def test_verification_runs_the_removed_network_twice_when_nothing_fails() -> None:
+    calls = []
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(self.layers[0].out_features)
+            y: torch.Tensor = self.layers(x)
+            return y
+
+    PruningSpace(Counted().eval(), (X,))
+    exported, *removed = calls
+    assert exported == 6
+    assert len(removed) == 2
+    assert all(width < 6 for width in removed)

@@ -1,0 +1,49 @@
+"""Arrows point downwards only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import optuna_softprune
+
+ROOT = Path(optuna_softprune.__file__).parent
+# Folder -> what it must not import.
+FORBIDDEN = {
+    "graph": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients", "optuna_softprune.removal"),
+    "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.removal"),
+    "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),
+    "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
+    "": ("torchvision", "torch_pruning", "sklearn", "matplotlib"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize(("folder", "forbidden"), FORBIDDEN.items())
+def test_imports_point_downwards(folder: str, forbidden: tuple[str, ...]) -> None:
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    wrong = [
+        (path.name, name)
+        for path in files
+        for name in imports(path)
+        for no in forbidden
+        if name == no or name.startswith(f"{no}.")
+    ]
+    assert not wrong
+
+
+def test_public_names_are_there_and_documented() -> None:
+    for name in optuna_softprune.__all__:
+        assert getattr(optuna_softprune, name).__doc__

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checks import assert_everything_is_explained, candidates, counted_macs, counted_parameters
+
+from optuna_softprune import PruningSpace
+from optuna_softprune.testing import randomise
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torchvision's own
+    import torchvision
+
+# Groups derived by hand from the architectures (ResNet, ViT), or by counting what makes a width of its own.
+FAMILIES = {
+    "resnet18": 12,
+    "mobilenet_v2": 25,
+    "mobilenet_v3_small": 27,
+    "densenet121": 120,
+    "efficientnet_b0": 40,
+    "vgg11_bn": 10,
+    "regnet_y_400mf": 38,
+    "googlenet": 57,
+    "shufflenet_v2_x0_5": 20,
+}
+
+
+def build(name: str) -> torch.nn.Module:
+    settings: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    return randomise(torchvision.models.get_model(name, weights=None, **settings))
+
+
+@pytest.mark.parametrize(("name", "groups"), FAMILIES.items())
+def test_torchvision_family(name: str, groups: int) -> None:
+    model, x = build(name), torch.randn(1, 3, 64, 64)
+    space = PruningSpace(model, (x,))
+    assert len(space.groups) == groups
+    assert not [p for p in space.protected if "removed" in p.reason]
+    assert_everything_is_explained(space, model)
+    for c in list(candidates(space, 2))[1:]:
+        assert space.verify(c) <= 1e-9
+        small = space.prune(c)
+        assert counted_parameters(small) == space.parameters(c)
+        assert counted_macs(small, (x,)) == space.macs(c)
+
+
+def test_counting_many_candidates_is_vectorised() -> None:
+    space = PruningSpace(build("resnet18"), (torch.randn(1, 3, 32, 32),))
+    some = np.random.default_rng(0).random((1000, len(space.groups))) * 0.9
+    assert space.parameters(some).shape == (1000,)
+    c = dict(zip(space.distributions, some[7], strict=True))
+    assert space.macs(some)[7] == counted_macs(space.prune(c), (torch.randn(1, 3, 32, 32),))
