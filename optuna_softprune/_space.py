@@ -153,10 +153,7 @@ class PruningSpace:
     def snap(self, c: FloatArray) -> FloatArray: ...
     def snap(self, c: Coefficients | FloatArray) -> dict[str, float] | FloatArray:
         """Return the nearest coefficients of whole units (halves up, towards removing more)."""
-        snapped: FloatArray = self._removed(c) / self.lattice.sizes
-        if isinstance(c, Mapping):
-            return self.named(snapped)
-        return snapped
+        return self.lattice.snap(c)
 
     @overload
     def parameters(self, c: Coefficients) -> int: ...
@@ -221,7 +218,7 @@ class PruningSpace:
             int(count(fewest)),
         )
 
-    def kept_units(self, c: Coefficients) -> tuple[int, ...]:
+    def kept_units(self, c: Coefficients | FloatArray) -> tuple[int, ...]:
         """Return the units that each group keeps, in the order of `groups`."""
         kept: list[int] = (self.lattice.sizes - self._removed(c)).tolist()
         return tuple(kept)

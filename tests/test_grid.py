@@ -144,9 +144,9 @@ def test_killed_and_interrupted_trials_do_not_count() -> None:
 
 
 def test_running_points_of_living_workers_are_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optuna_softprune.samplers import _grid
+    from optuna_softprune.samplers import _claiming
 
-    monkeypatch.setattr(_grid, "WAIT_S", 0.5)
+    monkeypatch.setattr(_claiming, "WAIT_S", 0.5)
     sampler = FeasibleGridSampler(SMALL, CONSTRAINT)
     study = optuna.create_study(sampler=sampler)
     other = study.ask()

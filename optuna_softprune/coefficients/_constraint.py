@@ -109,12 +109,20 @@ class SparsityConstraint:
         """Return target - sparsity (...) for units removed (..., G); it falls as they rise."""
         return self.target - self._sparsity(removed)
 
+    def residual(self, c: Any) -> float:
+        """Return sparsity - target of `c`, a mapping or an array (G,), with widths as real numbers."""
+        return float(self._sparsity(self._lattice.sizes * self._lattice.array(c))) - self.target
+
     def gradient(self, c: Any) -> FloatArray:
         """Return the gradient (G,) of sparsity at `c`, a mapping or an array (G,), with widths as real numbers."""
         sizes = self._lattice.sizes
         kept = sizes * (1 - self._lattice.array(c))
         gradient: FloatArray = self._count.gradient(kept) * sizes / self._dense
         return gradient
+
+    def snap(self, c: Any) -> Any:
+        """Return the nearest lattice points, halves up, of `c`, a mapping or an array (..., G)."""
+        return self._lattice.snap(c)
 
     def project(self, c: Any) -> Any:
         """Return a near lattice point within the tolerance, for a mapping a mapping, for an array (G,) an array.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,15 @@ class Lattice:
             middles = (levels[1:] + levels[:-1]) / 2
             removed[..., g] = levels[np.searchsorted(middles, wanted[..., g], side="right")]
         return removed
+
+    @overload
+    def snap(self, c: Coefficients) -> dict[str, float]: ...
+    @overload
+    def snap(self, c: FloatArray) -> FloatArray: ...
+    def snap(self, c: Coefficients | FloatArray) -> dict[str, float] | FloatArray:
+        """Return the nearest coefficients of whole units (halves up, towards removing more)."""
+        snapped: FloatArray = self.removed(self.array(c)) / self.sizes
+        return self.named(snapped) if isinstance(c, Mapping) else snapped
 
     def named(self, c: FloatArray) -> dict[str, float]:
         """Return an array (G,) of coefficients as a mapping by name."""

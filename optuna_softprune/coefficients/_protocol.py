@@ -36,8 +36,16 @@ class LatticeConstraint(Protocol):
         """Return how far points (..., G) are outside; at most 0 is feasible. Shape (...)."""
         ...
 
+    def residual(self, c: FloatArray) -> float:
+        """Return what the constraint wants to be 0, at a point (G,) between lattice points."""
+        ...
+
     def gradient(self, c: FloatArray) -> FloatArray:
-        """Return the gradient (G,) of what is constrained to an equality, at a point (G,) between lattice points."""
+        """Return the gradient (G,) of `residual` at a point (G,) between lattice points."""
+        ...
+
+    def snap(self, c: FloatArray) -> FloatArray:
+        """Return the nearest lattice points (..., G), halves up, of points (..., G)."""
         ...
 
     def project(self, c: FloatArray) -> FloatArray:

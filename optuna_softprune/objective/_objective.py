@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 
 from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._space import PruningSpace
 from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
 from optuna_softprune.evaluation import METRIC, Metric, measure, not_finite
-from optuna_softprune.objective._record import CANDIDATE, DENSE, PREFIX, ROLE, claim
+from optuna_softprune.objective._record import CANDIDATE, DENSE, ITERATION, PREFIX, ROLE, claim
 from optuna_softprune.objective._requirement import Requirement
-from optuna_softprune.storage import FAILURE, OWNER, PerStudy, all_trials, mirror_constraints, this_worker
+from optuna_softprune.storage import (
+    FAILURE,
+    OWNER,
+    History,
+    PerStudy,
+    all_trials,
+    mirror_constraints,
+    own_claim,
+    this_worker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,25 +34,6 @@ Direction = Literal["maximize", "minimize"]
 COUNTS = ("sparsity", "parameters", "macs")
 
 _logger = optuna.logging.get_logger("optuna_softprune")
-
-
-class _KnownCandidates:
-    """Units kept -> metrics, of the complete trials of one study."""
-
-    def __init__(self) -> None:
-        self._metrics: dict[tuple[int, ...], dict[str, float]] = {}
-        self._cursor = 0
-
-    def find(self, study: optuna.Study, kept: tuple[int, ...]) -> dict[str, float] | None:
-        trials = all_trials(study)
-        settled = True
-        for trial in trials[self._cursor :]:
-            if trial.state == TrialState.COMPLETE and CANDIDATE in trial.user_attrs:
-                held = trial.user_attrs[CANDIDATE]
-                self._metrics.setdefault(tuple(held["kept"]), held["metrics"])
-            settled = settled and trial.state.is_finished()
-            self._cursor += settled
-        return self._metrics.get(kept)
 
 
 class PruningObjective:
@@ -93,7 +82,7 @@ class PruningObjective:
         self._lock = threading.Lock()
         # What belongs to a study, found again whenever it is not here: it only saves time.
         self._spaces: PerStudy[PruningSpace] = PerStudy()
-        self._known: PerStudy[_KnownCandidates] = PerStudy()
+        self._known: PerStudy[History] = PerStudy()
         self._dense_of: PerStudy[dict[str, float]] = PerStudy()
         self._dense: dict[str, float] | None = None
 
@@ -123,7 +112,11 @@ class PruningObjective:
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
         trial.set_user_attr(f"{PREFIX}feasible", int(all(each <= 0 for each in violations.values())))
-        if ROLE not in trial.user_attrs:
+        claimed = own_claim(trial) if isinstance(trial, optuna.Trial) else None
+        if claimed is not None:
+            trial.set_user_attr(ROLE, claimed.role)
+            trial.set_user_attr(ITERATION, claimed.iteration)
+        elif ROLE not in trial.user_attrs:
             trial.set_user_attr(ROLE, "candidate")
         kept = space.kept_units(c)
         trial.set_user_attr(CANDIDATE, {"kept": list(kept), "metrics": metrics})
@@ -155,7 +148,7 @@ class PruningObjective:
     ) -> dict[str, float]:
         if study is not None and self._reuse:
             with self._lock:
-                known = self._known.get(study, _KnownCandidates).find(study, space.kept_units(c))
+                known = self._known_metrics(study, space, c)
             if known is not None:
                 return known
         try:
@@ -165,6 +158,13 @@ class PruningObjective:
         except Exception as error:
             trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}"[:500])
             raise
+
+    def _known_metrics(self, study: optuna.Study, space: PruningSpace, c: dict[str, float]) -> dict[str, float] | None:
+        """Return the metrics that the study has of a candidate."""
+        history = self._known.get(study, lambda: History(space.lattice.names, space.kept_units))
+        history.read(study)
+        trial = history.complete.get(space.kept_units(c))
+        return None if trial is None else trial.user_attrs.get(CANDIDATE, {}).get("metrics")
 
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:
         return values[0] if len(values) == 1 else tuple(values)

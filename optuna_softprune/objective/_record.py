@@ -2,7 +2,7 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
 `order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
-`owner`, `failure`, and `candidate`: units kept of each group and all named metrics.
+`iteration`, `owner`, `failure`, and `candidate`: units kept of each group and all named metrics.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SCHEMA = 1
 CANDIDATE = f"{PREFIX}candidate"
 DENSE = f"{PREFIX}dense"
 ROLE = f"{PREFIX}role"
+ITERATION = f"{PREFIX}iteration"
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
 

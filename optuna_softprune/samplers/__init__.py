@@ -1,7 +1,9 @@
 """Optuna samplers for coefficients, and the heuristics that they must beat."""
 
 from optuna_softprune.samplers._baselines import baselines
+from optuna_softprune.samplers._finite_differences import FiniteDifferenceSampler
 from optuna_softprune.samplers._grid import FeasibleGridSampler
 from optuna_softprune.samplers._projected import ProjectedSampler
+from optuna_softprune.samplers._slsqp import SLSQPSampler
 
-__all__ = ["FeasibleGridSampler", "ProjectedSampler", "baselines"]
+__all__ = ["FeasibleGridSampler", "FiniteDifferenceSampler", "ProjectedSampler", "SLSQPSampler", "baselines"]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
 
-from optuna_softprune.coefficients import LatticeConstraint
-from optuna_softprune.storage import all_trials
+from optuna_softprune.samplers._arguments import check_constraint, units_of
+from optuna_softprune.storage import History, PerStudy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import optuna
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
+
+    from optuna_softprune.coefficients import LatticeConstraint
 
 # Draws before a candidate that the study already has is proposed again.
 ATTEMPTS = 5
@@ -38,13 +41,17 @@ class ProjectedSampler(BaseSampler):
     def __init__(self, base: BaseSampler, constraint: LatticeConstraint) -> None:
         if not isinstance(base, BaseSampler):
             raise TypeError(f"Expected `base` to be an Optuna sampler, but got {type(base).__name__}.")
-        if not isinstance(constraint, LatticeConstraint):
-            raise TypeError(
-                f"Expected `constraint` to be a `LatticeConstraint`, but got {type(constraint).__name__}: for instance "
-                "`SparsityConstraint(space, target=0.5)`."
-            )
+        check_constraint(constraint)
         self.base = base
         self.constraint = constraint
+        self._histories: PerStudy[History] = PerStudy()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"base": self.base, "constraint": self.constraint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def __str__(self) -> str:
         return f"ProjectedSampler({self.base})"
@@ -68,7 +75,9 @@ class ProjectedSampler(BaseSampler):
         groups = self._groups()
         if not all(search_space.get(name) == found for name, found in groups.items()):
             return self.base.sample_relative(study, trial, search_space)  # not the search that the constraint is of
-        known = self._known(study)
+        with self._lock:
+            history = self._history(study)
+            history.read(study)
         for _ in range(ATTEMPTS):
             drawn = dict(self.base.sample_relative(study, trial, search_space))
             for name, distribution in groups.items():
@@ -76,22 +85,12 @@ class ProjectedSampler(BaseSampler):
                     drawn[name] = self.base.sample_independent(study, trial, name, distribution)
             point = self.constraint.project(np.array([drawn[name] for name in groups]))
             drawn.update(zip(groups, point.tolist(), strict=True))
-            if self._lattice_point(point) not in known:
+            if not history.known(units_of(self.constraint, point)):
                 break
         return drawn
 
-    def _known(self, study: optuna.Study) -> set[tuple[int, ...]]:
-        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
-        names = self.constraint.names
-        return {
-            self._lattice_point(np.array([trial.params[name] for name in names]))
-            for trial in all_trials(study)
-            if trial.state in states and all(name in trial.params for name in names)
-        }
-
-    def _lattice_point(self, point: Any) -> tuple[int, ...]:
-        removed: list[int] = np.rint(point * np.array(self.constraint.sizes)).astype(int).tolist()
-        return tuple(removed)
+    def _history(self, study: optuna.Study) -> History:
+        return self._histories.get(study, lambda: History(self.constraint.names, partial(units_of, self.constraint)))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

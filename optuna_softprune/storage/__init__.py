@@ -1,22 +1,35 @@
 """Studies that outlive crashes."""
 
+from optuna_softprune.storage._history import History, Point
 from optuna_softprune.storage._open import open_storage
-from optuna_softprune.storage._optuna import PerStudy, all_trials, claim_point, claimed_point, mirror_constraints
-from optuna_softprune.storage._recover import FAILURE, is_left, metric_failed, recover, remaining_trials
+from optuna_softprune.storage._optuna import (
+    Claim,
+    PerStudy,
+    all_trials,
+    claim_of,
+    enqueued_params,
+    mirror_constraints,
+    own_claim,
+    write_claim,
+)
+from optuna_softprune.storage._recover import FAILURE, recover, remaining_trials
 from optuna_softprune.storage._worker import OWNER, this_worker
 
 __all__ = [
     "FAILURE",
     "OWNER",
+    "Claim",
+    "History",
     "PerStudy",
+    "Point",
     "all_trials",
-    "claim_point",
-    "claimed_point",
-    "is_left",
-    "metric_failed",
+    "claim_of",
+    "enqueued_params",
     "mirror_constraints",
     "open_storage",
+    "own_claim",
     "recover",
     "remaining_trials",
     "this_worker",
+    "write_claim",
 ]

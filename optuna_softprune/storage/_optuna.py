@@ -2,6 +2,8 @@
 
 - A sampler and an objective cannot write *system* attributes of a running trial through the public API since Optuna
   5.0, but optuna-dashboard 0.21 reads constraints from the system attribute `constraints` alone.
+- A sampler must write its claim on a point before parameters are suggested; user attributes that are set on the frozen
+  trial that it is given are lost.
 - `study.get_trials` of a study that a pruner filtered hides trials from samplers; the storage does not.
 - A study object is made anew for every worker and pruner; what identifies a study is its storage and its id there.
 """
@@ -9,16 +11,17 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import optuna
     from optuna.storages import BaseStorage
 
 Kept = TypeVar("Kept")
-POINT = "softprune:point"
+CLAIM = "softprune:claim"
 
 
 def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
@@ -26,14 +29,47 @@ def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
     trial.study._storage.set_trial_system_attr(trial._trial_id, "constraints", list(values))
 
 
-def claim_point(study: optuna.Study, trial: optuna.trial.FrozenTrial, point: int) -> None:
-    """Write which point of a grid a running trial evaluates, so that other workers see it at once."""
-    study._storage.set_trial_system_attr(trial._trial_id, POINT, point)
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a sampler writes into a running trial, so that other workers see it at once.
+
+    Attributes:
+        by: The sampler and its settings.
+        point: Units removed of each group.
+        role: What the point is for.
+        iteration: The sampler's iteration, 0 if it has none.
+    """
+
+    by: str
+    point: tuple[int, ...]
+    role: str
+    iteration: int
 
 
-def claimed_point(trial: optuna.trial.FrozenTrial) -> int | None:
-    """Return the point that a trial has claimed."""
-    return trial.system_attrs.get(POINT)
+def write_claim(study: optuna.Study, trial: optuna.trial.FrozenTrial, claim: Claim) -> None:
+    """Write which point a running trial evaluates."""
+    study._storage.set_trial_system_attr(trial._trial_id, CLAIM, asdict(claim))
+
+
+def claim_of(trial: optuna.trial.FrozenTrial) -> Claim | None:
+    """Return what a sampler has claimed for a trial."""
+    return _claim(trial.system_attrs)
+
+
+def own_claim(trial: optuna.Trial) -> Claim | None:
+    """Return what a sampler has claimed for a trial that runs here."""
+    return _claim(trial.study._storage.get_trial_system_attrs(trial._trial_id))
+
+
+def _claim(attributes: Mapping[str, Any]) -> Claim | None:
+    held = attributes.get(CLAIM)
+    return None if held is None else Claim(**{**held, "point": tuple(held["point"])})
+
+
+def enqueued_params(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+    """Return the parameters that a trial was enqueued with; they are its own only once they are suggested."""
+    params: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return params
 
 
 def all_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import TrialState
 
+from optuna_softprune.storage._optuna import claim_of
 from optuna_softprune.storage._worker import OWNER, is_here, lives
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
 
 def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> None:
     study.tell(trial.number, state=TrialState.FAIL)
-    if trial.params:
+    if trial.params and claim_of(trial) is None:  # a sampler that claims points proposes this one again by itself
         study.enqueue_trial(trial.params)
 
 

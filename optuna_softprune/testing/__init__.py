@@ -1,7 +1,17 @@
-"""What tests of pruning need: a zoo of tiny networks that state their groups, and random networks."""
+"""What tests of pruning need: networks that state their groups, random networks, and problems with known optima."""
 
+from optuna_softprune.testing._problems import AnalyticProblem, analytic_problem, analytic_problems
 from optuna_softprune.testing._random_network import RandomNetwork, Step
 from optuna_softprune.testing._weights import randomise
 from optuna_softprune.testing._zoo import ZOO, ZooNetwork
 
-__all__ = ["ZOO", "RandomNetwork", "Step", "ZooNetwork", "randomise"]
+__all__ = [
+    "ZOO",
+    "AnalyticProblem",
+    "RandomNetwork",
+    "Step",
+    "ZooNetwork",
+    "analytic_problem",
+    "analytic_problems",
+    "randomise",
+]

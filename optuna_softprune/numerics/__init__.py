@@ -1,0 +1,23 @@
+"""The search algorithms, as straight-line code over points and losses; no Optuna and no torch here."""
+
+from optuna_softprune.numerics._finite_differences import FiniteDifferences, descend
+from optuna_softprune.numerics._probes import Scheme
+from optuna_softprune.numerics._restarts import nearest_to_dense, ray, with_restarts
+from optuna_softprune.numerics._search import Batch, Evaluation, Report, Role, Search
+from optuna_softprune.numerics._slsqp import SLSQP, minimise
+
+__all__ = [
+    "SLSQP",
+    "Batch",
+    "Evaluation",
+    "FiniteDifferences",
+    "Report",
+    "Role",
+    "Scheme",
+    "Search",
+    "descend",
+    "minimise",
+    "nearest_to_dense",
+    "ray",
+    "with_restarts",
+]

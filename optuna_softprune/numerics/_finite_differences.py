@@ -1,0 +1,188 @@
+"""Projected quasi-Newton descent with finite differences along the surface of the constraint.
+
+| symbol | meaning | shape |
+| --- | --- | --- |
+| x | the current point of the lattice | (G,) |
+| n | units of each group | (G,) |
+| a | gradient of the constraint at x; a . d = 0 is along its surface | (G,) |
+| u | probe step, whole units of each group, about h of it | (G,) |
+| D, r | displacements of the probes from x along the surface, and the differences of the loss | (P, G), (P,) |
+| g | gradient along the surface: the smallest solution of min over g of |D g - r|^2 | (G,) |
+| B | approximation of the Hessian (BFGS, damped) | (G, G) |
+| d | step: min g . d + d B d / 2 with a . d = 0, on the free side of the bounds and of the requirements | (G,) |
+
+Probes move one group by u and the others so that the constraint still holds: each is a candidate of its own. Where
+rounding to whole units bends a probe, D has what really moved. When no step and no probe is better, h is halved, as in
+implicit filtering (Kelley, 2011, Implicit Filtering, SIAM); at the smallest step of every group the run has converged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import null_space
+
+from optuna_softprune.numerics._probes import Scheme, probe_step, smallest_step
+from optuna_softprune.numerics._search import Batch, Evaluation, Report, Search
+
+if TYPE_CHECKING:
+    from optuna_softprune.coefficients import LatticeConstraint
+
+FloatArray = NDArray[np.float64]
+BACKTRACKS = 4
+SHRINK = 0.4
+GROW = 2.0
+# Longest step, in the Euclidean distance of coefficients.
+LONGEST = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiniteDifferences:
+    """Settings of a run.
+
+    Attributes:
+        scheme: One probe a group, or one on each side.
+        step: Probe step h at the beginning, a fraction of a group.
+        rate: Length of the first step, in the Euclidean distance of coefficients.
+    """
+
+    scheme: Scheme
+    step: float
+    rate: float
+
+
+@dataclass(slots=True)
+class _Slopes:
+    """Gradients along the surface: of the loss (G,) and of the requirements (K, G)."""
+
+    loss: FloatArray
+    requirements: FloatArray
+
+
+def descend(
+    constraint: LatticeConstraint, x: FloatArray, at_x: Evaluation, settings: FiniteDifferences
+) -> Search[Report]:
+    """Search from a feasible point x (G,) until it has converged."""
+    highest, smallest = constraint.highest, smallest_step(constraint)
+    h, length, hessian = settings.step, settings.rate, None
+    before: tuple[FloatArray, FloatArray] | None = None
+    toward = np.ones(len(x))
+    iteration = 0
+    while True:
+        iteration += 1
+        units = probe_step(constraint, h)
+        a = constraint.gradient(x)
+        probes = _probes(constraint, x, a, units, settings.scheme, toward)
+        answers = yield Batch(tuple(probes), "probe", iteration)
+        known = [(point, found) for point, found in zip(probes, answers, strict=True) if not found.failed]
+        best_x, best = x, at_x
+        for point, found in known:
+            if found.rank < best.rank:
+                best_x, best = point, found
+        slopes = _slopes(x, at_x, known, a)
+        g = slopes.loss
+        hessian = _updated(hessian, before, x, g)
+        if hessian is None:
+            hessian = np.eye(len(x)) * max(float(np.linalg.norm(g)), 1e-12) / settings.rate
+        before = (x, g)
+        toward = np.where(g > 0, -1.0, 1.0)
+        d = _direction(x, at_x, highest, a, slopes, hessian)
+        longest = float(np.linalg.norm(d))
+        t = min(length, longest)
+        for attempt in range(BACKTRACKS if longest > 0 else 0):
+            point = constraint.project(np.clip(x + t / longest * d, 0, highest))
+            if np.array_equal(point, x):
+                break
+            (found,) = yield Batch((point,), "step", iteration)
+            if found.rank < best.rank:
+                best_x, best = point, found
+                while attempt == 0 and t * GROW <= LONGEST:  # a first step that helps is lengthened
+                    point = constraint.project(np.clip(x + GROW * t / longest * d, 0, highest))
+                    (found,) = yield Batch((point,), "step", iteration)
+                    if not found.rank < best.rank:
+                        break
+                    t *= GROW
+                    best_x, best = point, found
+                length = t * GROW
+                break
+            t *= SHRINK
+        else:
+            length = max(t, float(units.min()))
+        if best.rank < at_x.rank:
+            x, at_x = best_x, best
+        elif (units <= smallest).all():
+            return Report(True, iteration, "No probe and no step of the smallest size is better.")
+        else:
+            h /= 2
+            length = max(2 * h, length / 4)
+
+
+def _probes(
+    constraint: LatticeConstraint, x: FloatArray, a: FloatArray, units: FloatArray, scheme: Scheme, toward: FloatArray
+) -> list[FloatArray]:
+    """Return feasible lattice points beside x, each but x once."""
+    highest = constraint.highest
+    signs = np.where(x <= 0, 1.0, np.where(x >= highest, -1.0, toward))
+    found: dict[bytes, FloatArray] = {x.tobytes(): x}
+    for group, unit in enumerate(units):
+        along = -a * a[group] / (a @ a)
+        along[group] += 1
+        for sign in (1.0, -1.0) if scheme == "central" else (signs[group],):
+            point = constraint.project(np.clip(x + sign * unit * along, 0, highest))
+            found.setdefault(point.tobytes(), point)
+    return list(found.values())[1:]
+
+
+def _slopes(x: FloatArray, at_x: Evaluation, known: list[tuple[FloatArray, Evaluation]], a: FloatArray) -> _Slopes:
+    if not known:
+        return _Slopes(np.zeros(len(x)), np.zeros((len(at_x.violations), len(x))))
+    moved = np.array([point - x for point, _ in known])
+    moved -= np.outer(moved @ a, a) / (a @ a)
+    differences = np.array(
+        [[found.loss - at_x.loss, *np.subtract(found.violations, at_x.violations)] for _, found in known]
+    )
+    slopes = np.linalg.lstsq(moved, differences, rcond=1e-3)[0].T
+    return _Slopes(slopes[0], slopes[1:])
+
+
+def _updated(
+    hessian: FloatArray | None, before: tuple[FloatArray, FloatArray] | None, x: FloatArray, g: FloatArray
+) -> FloatArray | None:
+    """Return the BFGS update, damped as Powell does so that it stays positive definite."""
+    if hessian is None or before is None or np.array_equal(before[0], x):
+        return hessian
+    s, y = x - before[0], g - before[1]
+    curved = hessian @ s
+    sBs, sy = float(s @ curved), float(s @ y)
+    if sy < 0.2 * sBs:
+        theta = 0.8 * sBs / (sBs - sy)
+        y = theta * y + (1 - theta) * curved
+    return hessian - np.outer(curved, curved) / sBs + np.outer(y, y) / float(s @ y)
+
+
+def _direction(
+    x: FloatArray, at_x: Evaluation, highest: FloatArray, a: FloatArray, slopes: _Slopes, hessian: FloatArray
+) -> FloatArray:
+    """Return the step d (G,); where a requirement is violated, straight towards meeting it."""
+    values = np.array(at_x.violations)
+    violated = values > 0
+    g = slopes.requirements[violated].sum(axis=0) if violated.any() else slopes.loss
+    curvature = np.eye(len(x)) if violated.any() else hessian
+    free = np.ones(len(x), bool)
+    held = violated.copy()
+    while free.any():
+        rows = np.vstack([a, slopes.requirements[held & ~violated]])[:, free]
+        z = null_space(rows)
+        d = np.zeros(len(x))
+        if z.shape[1]:
+            d[free] = -z @ np.linalg.solve(z.T @ curvature[np.ix_(free, free)] @ z, z.T @ g[free])
+        outward = free & (((x <= 0) & (d < 0)) | ((x >= highest) & (d > 0)))
+        crossed = ~held & (values + slopes.requirements @ d > 0)
+        if not outward.any() and not crossed.any():
+            return d
+        free &= ~outward
+        held |= crossed
+    return np.zeros(len(x))

@@ -1,0 +1,29 @@
+"""How far from a point a group is probed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from optuna_softprune.coefficients import LatticeConstraint
+
+FloatArray = NDArray[np.float64]
+Scheme = Literal["one-sided", "central"]
+
+
+def probe_step(constraint: LatticeConstraint, h: float) -> FloatArray:
+    """Return the fraction (G,) of each group that is nearest to `h` in whole units, and at least one level."""
+    sizes = np.array(constraint.sizes)
+    step: FloatArray = np.maximum(smallest_step(constraint), np.rint(h * sizes) / sizes)
+    return step
+
+
+def smallest_step(constraint: LatticeConstraint) -> FloatArray:
+    """Return the largest gap (G,) between neighbouring levels of each group: a step that always moves."""
+    sizes = np.array(constraint.sizes)
+    walk = np.minimum(np.arange(sizes.max() + 1)[:, None] / sizes, constraint.highest)
+    gaps: FloatArray = np.diff(np.sort(constraint.snap(walk), axis=0), axis=0).max(axis=0)
+    return np.maximum(gaps, 1 / sizes)

@@ -1,0 +1,140 @@
+"""What samplers share that propose points of the lattice, each claimed by one worker."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import zlib
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+
+from optuna_softprune.storage import Claim, History, PerStudy, Point, write_claim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.trial import FrozenTrial, TrialState
+
+FloatArray = NDArray[np.float64]
+
+# How long a worker with nothing left to do waits for the last points of the others, in case one of them dies.
+WAIT_S = 10.0
+POLL_S = 0.2
+
+_logger = optuna.logging.get_logger("optuna_softprune")
+
+
+class Progress(Protocol):
+    """How far the search of one study is."""
+
+    def read(self, study: optuna.Study, number: int) -> None:
+        """Take in what happened since the last call, for a trial that is to be given a point."""
+        ...
+
+    def next_claim(self, number: int) -> Claim | None:
+        """Return a point for a trial; None if there is none now."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether no point is open, here or in other workers."""
+        ...
+
+
+ProgressT = TypeVar("ProgressT", bound=Progress)
+
+
+class ClaimingSampler(BaseSampler, Generic[ProgressT]):
+    """Gives every trial a point that no other has; keeps nothing but what it can read again from the study."""
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int], highest: FloatArray, seed: int) -> None:
+        self._names, self._sizes, self._seed = tuple(names), np.array(sizes), seed
+        self._distributions: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0.0, high) for name, high in zip(names, highest.tolist(), strict=True)
+        }
+        self._progress: PerStudy[ProgressT] = PerStudy()
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+
+    @abstractmethod
+    def _units(self, c: FloatArray) -> Point:
+        """Return the lattice point of coefficients (G,)."""
+
+    @abstractmethod
+    def _begin(self, study: optuna.Study, history: History) -> ProgressT:
+        """Return the progress of a study that is met first."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_progress"], state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._progress, self._lock = PerStudy(), threading.Lock()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the coefficients of all groups."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Claim a point and return its coefficients.
+
+        Raises:
+            TrialPruned: If no point is left; the study is stopped.
+        """
+        if len(study.directions) > 1:
+            raise ValueError(
+                f"Expected a study with one objective, but got {len(study.directions)}: {type(self).__name__} looks "
+                "for one best point. Samplers of Optuna with `ProjectedSampler` take several."
+            )
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            with self._lock:
+                progress = self._read(study, trial.number)
+                claim = progress.next_claim(trial.number)
+                if claim is not None:
+                    write_claim(study, trial, claim)
+                    break
+                over = progress.is_over()
+            if over or time.monotonic() > deadline:
+                self._stop(study)
+                raise optuna.TrialPruned("All points are evaluated, or are being evaluated elsewhere.")
+            time.sleep(POLL_S)
+        return dict(zip(self._names, (np.array(claim.point) / self._sizes).tolist(), strict=True))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a parameter of the user's own at random, from the seed, its name and the trial's number."""
+        if param_name not in self._told:
+            self._told.add(param_name)
+            _logger.warning(
+                f"Parameter {param_name!r} is no coefficient that {type(self).__name__} searches: it is drawn at "
+                "random."
+            )
+        seed = zlib.crc32(f"{self._seed}:{trial.number}:{param_name}".encode())
+        return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Nothing to do: the trial says it all."""
+
+    def _read(self, study: optuna.Study, number: int) -> ProgressT:
+        progress = self._progress.get(study, lambda: self._begin(study, History(self._names, self._units)))
+        progress.read(study, number)
+        return progress
+
+    @staticmethod
+    def _stop(study: optuna.Study) -> None:
+        with contextlib.suppress(RuntimeError):  # a trial was asked for without `study.optimize`: nothing to stop
+            study.stop()
