@@ -1,9 +1,11 @@
-"""A search to be killed: `python searching.py STORAGE TRIALS|grid`; says when its trials begin."""
+"""A search to be killed: `python searching.py STORAGE SAMPLER TRIALS`; says when its trials begin."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import optuna
 import torch
@@ -17,15 +19,31 @@ from optuna_softprune import (
     recover,
     remaining_trials,
 )
-from optuna_softprune.samplers import FeasibleGridSampler, ProjectedSampler
+from optuna_softprune.samplers import (
+    FeasibleGridSampler,
+    FiniteDifferenceSampler,
+    ProjectedSampler,
+    SLSQPSampler,
+)
 from optuna_softprune.testing import randomise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna.samplers import BaseSampler
 
 NAME = "killed"
 
 
-def main(storage: str, total: str) -> None:
+WIDTHS = {"random": (20, 16), "grid": (20, 16), "fd": (20, 16, 12, 20), "slsqp": (20, 16, 12, 20)}
+
+
+def searched(kind: str) -> tuple[PruningObjective, BaseSampler]:
+    """Return the objective and the sampler of a small network's search."""
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
-    model = randomise(nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 6)))
+    widths = (6, *WIDTHS[kind], 6)
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    model = randomise(nn.Sequential(*layers[:-1]))
     space = PruningSpace(model, (x,))
 
     def metric(small: nn.Module) -> float:
@@ -33,20 +51,24 @@ def main(storage: str, total: str) -> None:
         return -(small(x) - model(x)).square().mean().item()
 
     constraint = SparsityConstraint(space, 0.5, tolerance=0.02)
-    exhaustive = FeasibleGridSampler(space, constraint, levels=16)
-    sampler = ProjectedSampler(optuna.samplers.RandomSampler(), constraint)
+    samplers: dict[str, Callable[[], BaseSampler]] = {
+        "random": lambda: ProjectedSampler(optuna.samplers.RandomSampler(), constraint),
+        "grid": lambda: FeasibleGridSampler(space, constraint, levels=16),
+        "fd": lambda: FiniteDifferenceSampler(constraint),
+        "slsqp": lambda: SLSQPSampler(constraint),
+    }
+    return PruningObjective(space, metric, constraint), samplers[kind]()
+
+
+def main(storage: str, kind: str, total: str) -> None:
+    objective, sampler = searched(kind)
     study = optuna.create_study(
-        storage=open_storage(storage),
-        study_name=NAME,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=exhaustive if total == "grid" else sampler,
+        storage=open_storage(storage), study_name=NAME, direction="maximize", load_if_exists=True, sampler=sampler
     )
     recover(study)
     print("begins", flush=True)
-    objective = PruningObjective(space, metric, constraint)
-    if total == "grid":
-        study.set_user_attr("points", len(exhaustive))
+    if isinstance(sampler, FeasibleGridSampler):
+        study.set_user_attr("points", len(sampler))
         study.optimize(objective)
     else:
         study.optimize(objective, n_trials=remaining_trials(study, int(total)))
@@ -54,4 +76,4 @@ def main(storage: str, total: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

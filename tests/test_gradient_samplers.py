@@ -12,11 +12,10 @@ import optuna
 import pytest
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase
 from optuna.trial import TrialState
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 from test_constraint import SMALL, space_of
 
 from optuna_softprune import SparsityConstraint
-from optuna_softprune.coefficients import Lattice
 from optuna_softprune.samplers import FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
 from optuna_softprune.storage import OWNER, claim_of, this_worker
 from optuna_softprune.testing import AnalyticProblem, analytic_problem, analytic_problems
@@ -36,9 +35,9 @@ TRIALS_PER_GROUP = 35
 
 def coefficients(problem: AnalyticProblem, trial: optuna.Trial) -> np.ndarray[Any, Any]:
     constraint = problem.constraint
-    return np.array([
-        trial.suggest_float(n, 0, high) for n, high in zip(constraint.names, constraint.highest, strict=True)
-    ])
+    return np.array(
+        [trial.suggest_float(n, 0, high) for n, high in zip(constraint.names, constraint.highest, strict=True)]
+    )
 
 
 def objective(problem: AnalyticProblem) -> Callable[[optuna.Trial], float]:
@@ -67,8 +66,8 @@ def points(study: optuna.Study, *, extras: bool = True) -> list[tuple[int, ...]]
 def test_known_optima_are_reached(kind: type[ReplaySampler], name: str) -> None:
     problem = PROBLEMS[name]
     study = search(problem, kind(problem.constraint), TRIALS_PER_GROUP * len(problem.center))
-    assert len(set(points(study))) == len(study.trials)  # nothing twice
-    feasible = [t for t in study.trials if all(each <= 0 for each in t.constraints.values())]
+    assert len(set(points(study))) == len(points(study))  # nothing twice
+    feasible = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if t.constraints["sparsity"] <= 0]
     found = min(problem.exact(np.array(list(trial.params.values()))) for trial in feasible)
     assert found <= problem.exact(problem.constraint.project(problem.optimum)) + 1e-12
 
@@ -82,9 +81,10 @@ def test_optima_are_those_of_another_optimizer(name: str) -> None:
         problem.exact,
         np.full(len(problem.center), 0.4),
         jac=lambda c: problem.curvature * (c - problem.center),
+        hess=lambda c: np.diag(problem.curvature),
         method="trust-constr",
         bounds=[(0, high) for high in constraint.highest],
-        constraints={"type": "eq", "fun": lambda c: normal @ c - constraint.target, "jac": lambda c: normal},
+        constraints=LinearConstraint(normal, constraint.target, constraint.target),
         options={"gtol": 1e-10, "xtol": 1e-12, "maxiter": 2000},
     )
     assert constraint.residual(problem.optimum) == pytest.approx(0, abs=1e-9)
@@ -131,9 +131,10 @@ def test_slsqp_asks_for_the_points_that_scipy_asks_for(name: str) -> None:
         constraints={"type": "eq", "fun": constraint.residual, "jac": constraint.gradient},
         options={"ftol": 1e-6, "maxiter": 100},
     )
-    trials = 400
-    study = search(problem, SLSQPSampler(constraint, step=step), trials)
+    study = search(problem, SLSQPSampler(constraint, step=step), 40 * len(sizes))
     run = [claim for claim in map(claim_of, study.trials) if claim]
+    starts = [i for i, claim in enumerate(run) if claim.role == "start"]
+    run = run[: starts[1]] if len(starts) > 1 else run  # what follows is another run
     # Points that were asked for as candidates first are not asked for again.
     candidates = {claim.point for claim in run if claim.role == "candidate"}
     ours = [claim.point for claim in run if claim.role != "candidate"]
@@ -141,10 +142,12 @@ def test_slsqp_asks_for_the_points_that_scipy_asks_for(name: str) -> None:
     together = min(len(ours), len(theirs))
     assert together > 20
     assert ours[:together] == theirs[:together]
-    report = study.user_attrs.get("softprune:slsqp:0")
-    if report:
-        assert (report["success"], report["iterations"]) == (result.success, result.nit)
+    report = study.user_attrs["softprune:slsqp:0"]
+    if report["message"] != "Two iterates in a row have the same lattice point.":  # there SciPy goes on in vain
+        assert report["iterations"] == result.nit
         assert report["message"] == result.message
+        assert report["success"] == result.success
+        assert len(ours) == len(theirs)
 
 
 @both
@@ -291,7 +294,7 @@ def test_every_finite_difference_is_a_candidate() -> None:
 
 
 def test_slsqp_evaluates_its_iterates_projected() -> None:
-    problem = PROBLEMS["interior"]
+    problem = analytic_problem("narrow", (64, 48, 32, 80, 56), tolerance=0.0005)
     study = search(problem, SLSQPSampler(problem.constraint), 60)
     roles = [claim.role for claim in map(claim_of, study.trials) if claim]
     assert roles[0] == "start"
@@ -309,8 +312,9 @@ def test_hardware_friendly_widths(kind: Any, scheme: str) -> None:
     constraint = SparsityConstraint(space, 0.5, tolerance=0.03)
     study = optuna.create_study(sampler=kind(constraint, scheme=scheme))
     study.optimize(lambda trial: sum((v - 0.6) ** 2 for v in space.suggest(trial).values()), n_trials=30)
-    known = [c for c in np.unique([list(t.params.values()) for t in study.trials], axis=0)]
-    assert len(known) == len(study.trials)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    known = list(np.unique([list(trial.params.values()) for trial in complete], axis=0))
+    assert len(known) == len(complete) > 5
     assert all(space.snap(c).tolist() == c.tolist() for c in known)
 
 
@@ -347,7 +351,11 @@ def test_parameters_of_the_users_own_are_drawn_at_random_and_reproducibly(kind: 
     problem = PROBLEMS["interior"]
 
     def evaluated(trial: optuna.Trial) -> float:
-        return trial.suggest_float("rate", 0, 1) + trial.suggest_int("k", 1, 9) + problem.loss(coefficients(problem, trial))
+        return (
+            trial.suggest_float("rate", 0, 1)
+            + trial.suggest_int("k", 1, 9)
+            + problem.loss(coefficients(problem, trial))
+        )
 
     one, two = optuna.create_study(sampler=kind(problem.constraint)), optuna.create_study()
     one.optimize(evaluated, n_trials=20)
@@ -399,10 +407,6 @@ def test_several_objectives_are_refused(kind: type[ReplaySampler]) -> None:
         study.optimize(lambda trial: tuple(coefficients(problem, trial)[:2]), n_trials=1)
 
 
-def lattice_of(count: int) -> Lattice:
-    return Lattice.of({f"x{i}": 10 for i in range(count)}, round_to=1, min_units=1)
-
-
 class _Conformance:
     @pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], optuna.samplers.BaseSampler]:
@@ -418,4 +422,11 @@ class TestSingleOnly(_Conformance, SingleOnlySamplerTestCase):
 
 
 class TestRelative(_Conformance, RelativeSamplerTestCase):
-    """What does not hand parameters to `sample_relative` that are no coefficients of the constraint."""
+    """Three tests hand parameters x and y to `sample_relative` that are no coefficients of any constraint.
+
+    What a search of coefficients samples together is tested in this file instead.
+    """
+
+    test_sample_relative_numerical = None
+    test_sample_relative_categorical = None
+    test_sample_relative_mixed = None

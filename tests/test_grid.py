@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +15,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from test_constraint import LARGE, SMALL, space_of
 
-from optuna_softprune import SparsityConstraint, open_storage, remaining_trials
+from optuna_softprune import SparsityConstraint, remaining_trials
 from optuna_softprune.samplers import FeasibleGridSampler
-from optuna_softprune.storage import FAILURE, OWNER, this_worker
+from optuna_softprune.storage import OWNER, this_worker
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 CONSTRAINT = SparsityConstraint(SMALL, 0.5, tolerance=0.03)
@@ -191,42 +186,6 @@ def test_several_objectives_are_refused() -> None:
     study = optuna.create_study(directions=["maximize"] * 2, sampler=FeasibleGridSampler(SMALL, CONSTRAINT))
     with pytest.raises(ValueError, match="Expected a study with one objective"):
         study.optimize(lambda trial: tuple(SMALL.suggest(trial).values())[:2], n_trials=1)
-
-
-SCRIPT = Path(__file__).parent / "searching.py"
-
-
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-def test_killed_workers_leave_a_whole_grid(tmp_path: Path, kind: str) -> None:
-    storage = f"sqlite:///{tmp_path}/grid.db" if kind == "sqlite" else str(tmp_path / "grid.journal")
-    moments = np.random.default_rng(0)
-
-    def worker() -> subprocess.Popen[str]:
-        command = [sys.executable, str(SCRIPT), storage, "grid"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    first = worker()
-    assert first.stdout is not None
-    assert first.stdout.readline() == "begins\n", first.communicate()[1]
-    workers = [first, worker()]
-    for _ in range(3):
-        time.sleep(float(moments.uniform(0.2, 1.0)))
-        victim = workers.pop(0)
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
-        workers.append(worker())
-    for each in workers:
-        _, errors = each.communicate(timeout=120)
-        assert each.returncode == 0, errors
-    last = worker()
-    _, errors = last.communicate(timeout=120)
-    assert last.returncode == 0, errors
-    study = optuna.load_study(study_name="killed", storage=open_storage(storage))
-    names = list(study.trials[-1].user_attrs and study.user_attrs["softprune:groups"])
-    counts = Counter(proposed(study, names))
-    assert set(counts.values()) == {1}
-    assert len(counts) == study.user_attrs["points"]
-    assert not any(FAILURE in trial.user_attrs for trial in study.trials)
 
 
 def test_large_lattice_orders_points_so_that_neighbours_share_prefixes() -> None:

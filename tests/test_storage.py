@@ -28,7 +28,7 @@ def storage_in(folder: Path, kind: str) -> str:
 
 
 def start(storage: str, total: int = TOTAL) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), storage, str(total)]
+    command = [sys.executable, str(SCRIPT), storage, "random", str(total)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -168,3 +168,17 @@ def test_owner_is_written_by_the_objective_before_the_metric_runs(tmp_path: Path
     owners = [trial.user_attrs[OWNER] for trial in study.trials]
     assert {owner["pid"] for owner in owners} == {process.pid}
     assert owners[0]["host"] == this_worker()["host"]
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_workers_that_recover_in_the_same_moment_do_so_once(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study(storage=open_storage(storage_in(tmp_path, kind)))
+    trial = running(study, {**this_worker(), "start": "1"})
+    stale = study.get_trials()
+    assert recover(study) == [trial.number]
+    monkeypatch.setattr(study, "get_trials", lambda **_: stale)
+    assert recover(study) == []
+    monkeypatch.undo()
+    assert [trial.state for trial in study.trials].count(TrialState.WAITING) == 1

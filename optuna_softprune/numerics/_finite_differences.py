@@ -35,6 +35,8 @@ FloatArray = NDArray[np.float64]
 BACKTRACKS = 4
 SHRINK = 0.4
 GROW = 2.0
+# A probe that rounds to where it began is lengthened: on coarse lattices the others cannot follow a single unit.
+LONGER = (1, 2, 4, 8)
 # Longest step, in the Euclidean distance of coefficients.
 LONGEST = 1.0
 
@@ -76,7 +78,7 @@ def descend(
         units = probe_step(constraint, h)
         a = constraint.gradient(x)
         probes = _probes(constraint, x, a, units, settings.scheme, toward)
-        answers = yield Batch(tuple(probes), "probe", iteration)
+        answers = (yield Batch(tuple(probes), "probe", iteration)) if probes else []
         known = [(point, found) for point, found in zip(probes, answers, strict=True) if not found.failed]
         best_x, best = x, at_x
         for point, found in known:
@@ -131,7 +133,10 @@ def _probes(
         along = -a * a[group] / (a @ a)
         along[group] += 1
         for sign in (1.0, -1.0) if scheme == "central" else (signs[group],):
-            point = constraint.project(np.clip(x + sign * unit * along, 0, highest))
+            for longer in LONGER:
+                point = constraint.project(np.clip(x + longer * sign * unit * along, 0, highest))
+                if not np.array_equal(point, x):
+                    break
             found.setdefault(point.tobytes(), point)
     return list(found.values())[1:]
 

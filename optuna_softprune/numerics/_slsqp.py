@@ -10,6 +10,9 @@
 SciPy can only be called, not stopped: whenever it looks at a point that is not known, its run is broken off, the point
 is asked for, and the run begins again on what is known by then, the same way to the same place. Each iterate and the
 end are asked for as candidates too: projected, since SciPy's points meet the constraint only between lattice points.
+
+A run ends when two iterates in a row have the same lattice point: SciPy would see nothing new there but the steps of a
+staircase.
 """
 
 from __future__ import annotations
@@ -59,6 +62,10 @@ class _Missing(Exception):
         self.points, self.role = points, role
 
 
+class _Settled(Exception):
+    """Two iterates in a row have the same lattice point."""
+
+
 def _kept(function: Callable[[FloatArray], Value]) -> Callable[[FloatArray], Value]:
     """Return `function` with its values kept by the exact point."""
     values: dict[bytes, Value] = {}
@@ -90,7 +97,7 @@ class _Run:
         self._constraint, self._start, self._settings = constraint, x, settings
         self._known = {x.tobytes(): at_x}
         self._units = probe_step(constraint, settings.step)
-        self.iteration = 0
+        self.iteration, self._last = 0, x
         # A run that begins again looks at the same points: what it computed there is kept.
         self._values = _kept(self._values_at)
         self._slopes = _kept(self._slopes_at)
@@ -108,7 +115,13 @@ class _Run:
         Raises:
             _Missing: If it looks at points that are not known.
         """
-        self.iteration = 0
+        self.iteration, self._last = 0, self._start
+        try:
+            return self._minimise()
+        except _Settled:
+            return Report(True, self.iteration, "Two iterates in a row have the same lattice point.")
+
+    def _minimise(self) -> Report:
         result = minimize(  # type: ignore[call-overload]  # arrays of any shape are not in its types
             lambda x: self._values(x)[0],
             self._start,
@@ -138,6 +151,9 @@ class _Run:
     def _iterate(self, x: FloatArray) -> None:
         self.iteration += 1
         self._look([self._projected(x)], "candidate")
+        before, self._last = self._last, self._constraint.snap(self._inside(x))
+        if np.array_equal(before, self._last):
+            raise _Settled
 
     def _inside(self, x: FloatArray) -> FloatArray:
         return np.clip(x, 0, self._constraint.highest)
@@ -167,8 +183,8 @@ class _Run:
         values = self._look([*ahead, *behind], "probe")
         differences = values[: len(p)] - values[len(p) :]
         moved = np.diagonal(ahead - behind)
-        slopes: FloatArray = (differences / np.where(moved, moved, 1)[:, None]).T
-        return slopes
+        slopes = differences / np.where(moved, moved, 1)[:, None]
+        return np.ascontiguousarray(slopes.T)  # SciPy 1.17 reads a gradient's memory without regard to its strides
 
     def _probes(self, p: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return points (G, G) ahead of p and behind it, of which some are p itself."""

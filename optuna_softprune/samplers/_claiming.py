@@ -34,6 +34,8 @@ _logger = optuna.logging.get_logger("optuna_softprune")
 class Progress(Protocol):
     """How far the search of one study is."""
 
+    history: History
+
     def read(self, study: optuna.Study, number: int) -> None:
         """Take in what happened since the last call, for a trial that is to be given a point."""
         ...
@@ -91,30 +93,41 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         Raises:
             TrialPruned: If no point is left; the study is stopped.
         """
-        if len(study.directions) > 1:
-            raise ValueError(
-                f"Expected a study with one objective, but got {len(study.directions)}: {type(self).__name__} looks "
-                "for one best point. Samplers of Optuna with `ProjectedSampler` take several."
-            )
+        self._refuse_several_objectives(study)
         deadline = time.monotonic() + WAIT_S
         while True:
             with self._lock:
                 progress = self._read(study, trial.number)
                 claim = progress.next_claim(trial.number)
-                if claim is not None:
-                    write_claim(study, trial, claim)
+                if claim is not None and self._claimed(study, trial, claim, progress.history):
                     break
                 over = progress.is_over()
+            if claim is not None:
+                continue
             if over or time.monotonic() > deadline:
                 self._stop(study)
                 raise optuna.TrialPruned("All points are evaluated, or are being evaluated elsewhere.")
             time.sleep(POLL_S)
         return dict(zip(self._names, (np.array(claim.point) / self._sizes).tolist(), strict=True))
 
+    def _claimed(self, study: optuna.Study, trial: FrozenTrial, claim: Claim, history: History) -> bool:
+        """Claim a point, unless another worker did in the same moment.
+
+        Of two claims the later sees the earlier when it looks again, and is given up; if both are, the order of the
+        trials' numbers decides the next time.
+        """
+        write_claim(study, trial, claim)
+        history.read(study)
+        if history.claimed[claim.point] == [trial.number] and not history.settled(claim.point):
+            return True
+        write_claim(study, trial, None)
+        return False
+
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw a parameter of the user's own at random, from the seed, its name and the trial's number."""
+        self._refuse_several_objectives(study)
         if param_name not in self._told:
             self._told.add(param_name)
             _logger.warning(
@@ -133,6 +146,13 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         progress = self._progress.get(study, lambda: self._begin(study, History(self._names, self._units)))
         progress.read(study, number)
         return progress
+
+    def _refuse_several_objectives(self, study: optuna.Study) -> None:
+        if len(study.directions) > 1:
+            raise ValueError(
+                f"Expected a study with one objective, but got {len(study.directions)}: {type(self).__name__} looks "
+                "for one best point. Samplers of Optuna with `ProjectedSampler` take several."
+            )
 
     @staticmethod
     def _stop(study: optuna.Study) -> None:

@@ -114,7 +114,7 @@ class _Progress:
     def __init__(self, points: Sequence[Sequence[int]], history: History) -> None:
         self._points = [tuple(point) for point in points]
         self._of = {point: i for i, point in enumerate(self._points)}
-        self._history = history
+        self.history = history
         self._done: set[Point] = set()
         self._first_open = 0
 
@@ -125,21 +125,22 @@ class _Progress:
 
     def is_open(self, trial: FrozenTrial) -> bool:
         """Whether a trial is at a point that is not done."""
-        point = self._history.point_of(trial.params)
+        point = self.history.point_of(trial.params)
         return point in self._of and point not in self._done
 
     def read(self, study: optuna.Study, number: int) -> None:
         """Take in the trials since the last call."""
-        points = {self._history.point_of(trial.params) for trial in self._history.read(study)}
-        self._done |= {point for point in points if point in self._of and self._history.settled(point)}
+        self.history.read(study)
+        points = {self.history.point_of(trial.params) for trial in self.history.news()}
+        self._done |= {point for point in points if point in self._of and self.history.settled(point)}
 
     def next_claim(self, number: int) -> Claim | None:
         """Return the n-th free point for the n-th trial that has no point yet, or None."""
-        place = self._history.place(number)
+        place = self.history.place(number)
         while self._first_open < len(self._points) and self._points[self._first_open] in self._done:
             self._first_open += 1
         for point in self._points[self._first_open :]:
-            if point not in self._done and point not in self._history.claimed:
+            if point not in self._done and point not in self.history.claimed:
                 if place == 0:
                     return Claim(BY, point, "grid", 0)
                 place -= 1

@@ -64,7 +64,7 @@ class _Replay:
     """A search as far as the trials of one study carry it."""
 
     def __init__(self, sampler: ReplaySampler, study: optuna.Study, history: History) -> None:
-        self._sampler, self._history = sampler, history
+        self._sampler, self.history = sampler, history
         self._constraint, self._sizes = sampler.constraint, np.array(sampler.constraint.sizes)
         self._sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         self._by = repr(sampler)
@@ -78,23 +78,27 @@ class _Replay:
 
     def read(self, study: optuna.Study, number: int) -> None:
         """Take in the trials since the last call, and carry the search on as far as they know the answers."""
-        for trial in self._history.read(study):
-            self._compare(trial)
-        first = min(number, self._history.first.get(self._by, number))
-        if self._begun != (first, self._history.changed):
-            self._begun = (first, self._history.changed)
-            self._search = self._sampler._search(self._initial(study, first))
-            self._reports = 0
-            self._advance(study, [])
-        while self._batch is not None and all(map(self._history.settled, self._points)):
-            self._advance(study, [self._evaluation(point) for point in self._points])
+        while True:  # until nothing new was learnt while the search was carried on
+            self.history.read(study)
+            for trial in self.history.news():
+                self._compare(trial)
+            first = min(number, self.history.first.get(self._by, number))
+            if self._begun != (first, self.history.changed):
+                self._begun = (first, self.history.changed)
+                self._search = self._sampler._search(self._initial(study, first))
+                self._reports = 0
+                self._advance(study, None)
+            if self._batch is None or not all(map(self.history.settled, self._points)):
+                return
+            while self._batch is not None and all(map(self.history.settled, self._points)):
+                self._advance(study, [self._evaluation(point) for point in self._points])
 
     def next_claim(self, number: int) -> Claim | None:
         """Return the n-th free point that the search asks for, or else one that may be good."""
         free = [
-            point for point in self._points if not self._history.settled(point) and point not in self._history.claimed
+            point for point in self._points if not self.history.settled(point) and point not in self.history.claimed
         ]
-        place = self._history.place(number)
+        place = self.history.place(number)
         if self._batch is not None and place < len(free):
             return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
         extra = self._extra(number)
@@ -102,11 +106,11 @@ class _Replay:
 
     def is_over(self) -> bool:
         """Whether the search has ended and no trial runs."""
-        return not self._history.claimed
+        return not self.history.claimed
 
     def _initial(self, study: optuna.Study, first: int) -> list[FloatArray]:
         """Return the feasible points of the trials before the sampler's first, each once."""
-        planned = (self._history.planned(trial) for trial in all_trials(study)[:first])
+        planned = (self.history.planned(trial) for trial in all_trials(study)[:first])
         points = [np.array(point) / self._sizes for point in dict.fromkeys(planned) if point is not None]
         return [point for point in points if self._constraint.violation(point) <= 0]
 
@@ -114,10 +118,10 @@ class _Replay:
         removed: list[int] = np.rint(c * self._sizes).astype(int).tolist()
         return tuple(removed)
 
-    def _advance(self, study: optuna.Study, answers: list[Evaluation]) -> None:
-        """Carry the search on to the next batch; `answers` is empty at the beginning."""
+    def _advance(self, study: optuna.Study, answers: list[Evaluation] | None) -> None:
+        """Carry the search on to the next batch; there are no `answers` at the beginning."""
         try:
-            step = self._search.send(answers) if answers else next(self._search)
+            step = self._search.send(answers)  # type: ignore[arg-type]  # None begins a generator
             while isinstance(step, Report):
                 self._keep(study, step)
                 step = self._search.send([])
@@ -140,7 +144,7 @@ class _Replay:
             study.set_user_attr(key, found)
 
     def _evaluation(self, point: Point) -> Evaluation:
-        trial = self._history.complete.get(point)
+        trial = self.history.complete.get(point)
         if trial is None or trial.value is None:
             return Evaluation(float("nan"))
         constraints = self._required(trial)
@@ -166,14 +170,14 @@ class _Replay:
                     np.clip(best + NEAR * draw * random.standard_normal(len(best)), 0, highest)
                 )
             point = self._point(c)
-            if point not in self._points and not self._history.settled(point) and point not in self._history.claimed:
+            if point not in self._points and not self.history.settled(point) and point not in self.history.claimed:
                 return point
         return None
 
     def _compare(self, trial: FrozenTrial) -> None:
         """Remember the best feasible point."""
-        point = self._history.point_of(trial.params)
-        if point is None or point not in self._history.complete:
+        point = self.history.point_of(trial.params)
+        if point is None or point not in self.history.complete:
             return
         c, rank = np.array(point) / self._sizes, self._evaluation(point).rank
         if (self._best is None or rank < self._best[0]) and self._constraint.violation(c) <= 0:

@@ -37,7 +37,7 @@ class History:
 
     Attributes:
         complete: Point -> its complete trial with the lowest number.
-        claimed: Points that living trials evaluate.
+        claimed: Point -> the numbers of the living trials that evaluate it.
         first: Sampler with its settings -> the lowest number of a trial that it claimed a point for.
         changed: How often a complete trial took the place of a later one with another value.
     """
@@ -45,7 +45,7 @@ class History:
     def __init__(self, names: Sequence[str], units: Callable[[NDArray[np.float64]], Point]) -> None:
         self._names, self._units = names, units
         self.complete: dict[Point, FrozenTrial] = {}
-        self.claimed: set[Point] = set()
+        self.claimed: dict[Point, list[int]] = {}
         self.first: dict[str, int] = {}
         self.changed = 0
         self._pruned: set[Point] = set()
@@ -54,12 +54,13 @@ class History:
         self._read = 0
         self._unclaimed: list[int] = []
         self._met: dict[int, float] = {}
+        self._news: list[FrozenTrial] = []
 
-    def read(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Take in what happened since the last call; return the trials that finished since."""
+    def read(self, study: optuna.Study) -> None:
+        """Take in what happened since the last call."""
         trials = all_trials(study)
-        still_open, finished = [], []
-        self.claimed, self._unclaimed = set(), []
+        still_open = []
+        self.claimed, self._unclaimed = {}, []
         for number in [*self._open, *range(self._read, len(trials))]:
             trial = trials[number]
             claim = claim_of(trial)
@@ -67,12 +68,16 @@ class History:
                 self.first[claim.by] = min(number, self.first.get(claim.by, number))
             if trial.state.is_finished():
                 self._take(trial)
-                finished.append(trial)
+                self._news.append(trial)
             else:
                 still_open.append(number)
                 self._note(trial, claim)
         self._open, self._read = still_open, len(trials)
-        return finished
+
+    def news(self) -> list[FrozenTrial]:
+        """Return the trials that were read as finished since the last call."""
+        found, self._news = self._news, []
+        return found
 
     def settled(self, point: Point) -> bool:
         """Whether a point is complete, was stopped by a pruner, or counts as failed: it is not tried again."""
@@ -118,7 +123,7 @@ class History:
             return
         point = claim.point if claim else self.planned(trial)
         if point is not None:
-            self.claimed.add(point)
+            self.claimed.setdefault(point, []).append(trial.number)
         elif trial.state == TrialState.RUNNING and not trial.params and not self._was_killed(trial.number):
             self._unclaimed.append(trial.number)
 

@@ -46,9 +46,9 @@ class Claim:
     iteration: int
 
 
-def write_claim(study: optuna.Study, trial: optuna.trial.FrozenTrial, claim: Claim) -> None:
-    """Write which point a running trial evaluates."""
-    study._storage.set_trial_system_attr(trial._trial_id, CLAIM, asdict(claim))
+def write_claim(study: optuna.Study, trial: optuna.trial.FrozenTrial, claim: Claim | None) -> None:
+    """Write which point a running trial evaluates; None gives it up."""
+    study._storage.set_trial_system_attr(trial._trial_id, CLAIM, None if claim is None else asdict(claim))
 
 
 def claim_of(trial: optuna.trial.FrozenTrial) -> Claim | None:

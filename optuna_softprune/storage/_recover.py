@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from optuna_softprune.storage._optuna import claim_of
@@ -36,8 +37,8 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get(OWNER)
         if force or is_left(trial):
-            _take_up_again(study, trial)
-            failed.append(trial.number)
+            if _take_up_again(study, trial):
+                failed.append(trial.number)
         elif owner is None or not is_here(owner):
             unknown.append(trial.number)
     if failed:
@@ -50,10 +51,15 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
     return failed
 
 
-def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    study.tell(trial.number, state=TrialState.FAIL)
+def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Fail a trial and queue its candidate; return whether no other worker did so in the same moment."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):
+        return False
     if trial.params and claim_of(trial) is None:  # a sampler that claims points proposes this one again by itself
         study.enqueue_trial(trial.params)
+    return True
 
 
 def remaining_trials(study: optuna.Study, total: int) -> int:
