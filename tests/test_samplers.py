@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySampl
 from test_constraint import space_of
 
 from optuna_softprune import SparsityConstraint
-from optuna_softprune.samplers import ProjectedSampler, baselines
+from optuna_softprune.samplers import ProjectedSampler, baselines, sensitivity_start, sensitivity_sweep
+from optuna_softprune.testing import analytic_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,11 +113,11 @@ def test_baselines_are_feasible_and_differ() -> None:
     # One group with equal scores, one with small ones, one with scores far apart.
     space = space_of(6, 12, 10, 8, 4, importance=Given([np.full(12, 5.0), np.linspace(1, 2, 10), np.arange(8) ** 2]))
     found = baselines(space, CONSTRAINT)
-    assert list(found) == ["uniform", "local norm", "global norm", "random"]
+    assert list(found) == ["uniform", "local norm", "global norm", "nearest", "random"]
     assert all(CONSTRAINT.violation(c) <= 0 and space.snap(c) == c for c in found.values())
     uniform = np.array(list(found["uniform"].values()))
     assert uniform.max() - uniform.min() < 0.15
-    assert len({tuple(c.values()) for c in found.values()}) == 4
+    assert len({tuple(c.values()) for c in found.values()}) == 5
     assert baselines(space, CONSTRAINT) == found
 
 
@@ -129,3 +131,30 @@ def test_global_norm_takes_from_the_group_with_small_scores() -> None:
     c = baselines(space, SparsityConstraint(space, 0.5, tolerance=0.02))["global norm"]
     assert c["2"] >= 0.8
     assert c["0"] == c["4"] == 0
+
+
+def test_sensitivity_finds_the_start_of_a_problem_whose_groups_do_not_act_on_each_other() -> None:
+    """Losses that are k_g c_g^2 are what it assumes: its start is their optimum, known in closed form."""
+    sizes = (64, 48, 32, 80, 56)
+    problem = analytic_problem("from zero", sizes, condition=20)
+    problem = dataclasses.replace(problem, center=np.zeros(len(sizes)))
+    constraint = problem.constraint
+
+    def objective(trial: optuna.Trial) -> float:
+        return -problem.loss(
+            np.array(
+                [trial.suggest_float(n, 0, high) for n, high in zip(constraint.names, constraint.highest, strict=True)]
+            )
+        )
+
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(ValueError, match=r"Expected the 6 candidates of `sensitivity_sweep.* but 6 are not"):
+        sensitivity_start(study, constraint)
+    for c in sensitivity_sweep(constraint):
+        study.enqueue_trial(c)
+    study.optimize(objective, n_trials=6)
+    start = sensitivity_start(study, constraint)
+    assert constraint.violation(np.array(list(start.values()))) <= 0
+    assert start == dict(zip(constraint.names, constraint.project(problem.optimum).tolist(), strict=True))
+    with pytest.raises(ValueError, match=r"Expected `share` to be in \(0, 1\]"):
+        sensitivity_sweep(constraint, share=0)

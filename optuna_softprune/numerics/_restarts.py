@@ -1,20 +1,21 @@
 """Runs from one start after another, so that a larger budget keeps helping.
 
 The first start is the best of the points that are there before and of the feasible point nearest to the dense network:
-groups that hold few parameters are left nearly whole there. Every other start lies on a ray from the dense network,
-with a direction drawn from (seed, restart).
+groups that hold few parameters are left nearly whole there. After it two kinds of starts take turns: beside the best
+point of all runs, and far away, on a ray from the dense network. What is random of them is drawn from (seed, restart).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optuna_softprune.numerics._search import Batch, Evaluation, Report, Search
+from optuna_softprune.numerics._search import Batch, Evaluation, Report, Result, Search
 
 if TYPE_CHECKING:
     from optuna_softprune.coefficients import LatticeConstraint
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 Run = Callable[[FloatArray, Evaluation], Search[Report]]
 
+# How far beside the best point a run begins: the standard deviation of each coefficient.
+BESIDE = 0.1
 # Runs in a row that ask for nothing new before the search ends.
 BARREN = 20
 # Points along a ray at which the constraint is looked at.
@@ -29,7 +32,7 @@ ALONG = 257
 
 
 def with_restarts(constraint: LatticeConstraint, initial: Sequence[FloatArray], run: Run, seed: int) -> Search[None]:
-    """Run from the best of the `initial` points (G,), then from new ones, until nothing new is asked for.
+    """Run from the best of the `initial` points (G,), then from others, until nothing new is asked for.
 
     Args:
         constraint: What must hold.
@@ -37,17 +40,22 @@ def with_restarts(constraint: LatticeConstraint, initial: Sequence[FloatArray], 
         run: One run, from a feasible point with its evaluation.
         seed: Of the other starts.
     """
-    asked: set[bytes] = set()
+    seen = _Seen(constraint)
     barren = 0
     for restart in itertools.count():
-        before = len(asked)
-        starts = [*initial, nearest_to_dense(constraint)] if restart == 0 else [ray(constraint, seed, restart)]
-        answers = yield from _noted(_ask(starts), asked)
+        before = len(seen.asked)
+        if restart == 0:
+            starts = [*initial, nearest_to_dense(constraint)]
+        elif restart % 2 and seen.best is not None:
+            starts = [beside(constraint, seen.best, seed, restart)]
+        else:
+            starts = [ray(constraint, seed, restart)]
+        answers = yield from seen.by(_ask(starts))
         x, at_x = min(zip(starts, answers, strict=True), key=lambda each: each[1].rank)
         if not at_x.failed:
-            report = yield from _noted(run(x, at_x), asked)
+            report = yield from seen.by(run(x, at_x))
             yield report
-        barren = barren + 1 if len(asked) == before else 0
+        barren = barren + 1 if len(seen.asked) == before else 0
         if barren == BARREN:
             return
 
@@ -55,6 +63,12 @@ def with_restarts(constraint: LatticeConstraint, initial: Sequence[FloatArray], 
 def nearest_to_dense(constraint: LatticeConstraint) -> FloatArray:
     """Return the feasible point (G,) that removes least, in the Euclidean distance of coefficients."""
     return constraint.project(np.zeros(len(constraint.names)))
+
+
+def beside(constraint: LatticeConstraint, c: FloatArray, seed: int, restart: int) -> FloatArray:
+    """Return a feasible point (G,) beside `c`, drawn from `seed` and `restart`."""
+    random = np.random.default_rng([seed, restart])
+    return constraint.project(np.clip(c + BESIDE * random.standard_normal(len(c)), 0, constraint.highest))
 
 
 def ray(constraint: LatticeConstraint, seed: int, restart: int) -> FloatArray:
@@ -72,14 +86,34 @@ def _ask(points: Sequence[FloatArray]) -> Search[list[Evaluation]]:
     return answers
 
 
-def _noted(search: Search[Report] | Search[list[Evaluation]], asked: set[bytes]) -> Search:  # type: ignore[type-arg]
-    """Carry a search on and note every point that it asks for."""
-    answers: list[Evaluation] = []
-    step = next(search)
-    while True:
-        asked |= {point.tobytes() for point in step.points} if isinstance(step, Batch) else set()
-        answers = yield step
-        try:
-            step = search.send(answers)
-        except StopIteration as end:
-            return end.value
+class _Seen:
+    """What all runs asked for.
+
+    Attributes:
+        asked: The points.
+        best: The best feasible one, or None.
+    """
+
+    def __init__(self, constraint: LatticeConstraint) -> None:
+        self._constraint = constraint
+        self.asked: set[bytes] = set()
+        self.best: FloatArray | None = None
+        self._rank = (math.inf, math.inf)
+
+    def by(self, search: Search[Result]) -> Search[Result]:
+        """Carry a search on and note every point that it asks for."""
+        step = next(search)
+        while True:
+            answers = yield step
+            if isinstance(step, Batch):
+                for point, found in zip(step.points, answers, strict=True):
+                    self._note(point, found)
+            try:
+                step = search.send(answers)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    def _note(self, point: FloatArray, found: Evaluation) -> None:
+        self.asked.add(point.tobytes())
+        if found.rank < self._rank and self._constraint.violation(point) <= 0:
+            self.best, self._rank = point, found.rank

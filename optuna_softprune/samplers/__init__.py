@@ -4,6 +4,15 @@ from optuna_softprune.samplers._baselines import baselines
 from optuna_softprune.samplers._finite_differences import FiniteDifferenceSampler
 from optuna_softprune.samplers._grid import FeasibleGridSampler
 from optuna_softprune.samplers._projected import ProjectedSampler
+from optuna_softprune.samplers._sensitivity import sensitivity_start, sensitivity_sweep
 from optuna_softprune.samplers._slsqp import SLSQPSampler
 
-__all__ = ["FeasibleGridSampler", "FiniteDifferenceSampler", "ProjectedSampler", "SLSQPSampler", "baselines"]
+__all__ = [
+    "FeasibleGridSampler",
+    "FiniteDifferenceSampler",
+    "ProjectedSampler",
+    "SLSQPSampler",
+    "baselines",
+    "sensitivity_start",
+    "sensitivity_sweep",
+]

@@ -22,6 +22,7 @@ def baselines(space: PruningSpace, constraint: SparsityConstraint, *, seed: int 
     - `uniform`: the same share of every group.
     - `local norm`: of every group the units whose score is below one multiple of the group's mean score.
     - `global norm`: all units whose score is below one threshold, in whatever group.
+    - `nearest`: the feasible network nearest to the dense one; groups that hold few parameters stay nearly whole.
     - `random`: a random point.
 
     The share, multiple or threshold is what reaches the target; the result is projected.
@@ -51,6 +52,7 @@ def baselines(space: PruningSpace, constraint: SparsityConstraint, *, seed: int 
         "uniform": _at_target(constraint, uniform),
         "local norm": _at_target(constraint, local_norm),
         "global norm": _at_target(constraint, global_norm),
+        "nearest": np.zeros(len(highest)),
         "random": np.random.default_rng(seed).random(len(highest)) * highest,
     }
     return {name: space.named(constraint.project(point)) for name, point in points.items()}
