@@ -16,6 +16,9 @@ FORBIDDEN = {
     "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.removal"),
     "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),
     "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
+    "numerics": ("optuna", "torch", "optuna_softprune.samplers", "optuna_softprune.storage"),
+    "samplers": ("torch", "optuna_softprune.graph", "optuna_softprune.removal", "optuna_softprune.objective"),
+    "storage": ("torch", "optuna_softprune.samplers", "optuna_softprune.objective"),
     "": ("torchvision", "torch_pruning", "sklearn", "matplotlib"),
 }
 

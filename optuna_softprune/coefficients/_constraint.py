@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optuna_softprune._errors import InfeasibleTargetError
-from optuna_softprune.coefficients._projection import closest, project
+from optuna_softprune.coefficients._feasible import feasible_points
+from optuna_softprune.coefficients._projection import closest, is_small, project
 
 if TYPE_CHECKING:
     from optuna_softprune.coefficients._counts import Count
@@ -120,6 +122,11 @@ class SparsityConstraint:
         gradient: FloatArray = self._count.gradient(kept) * sizes / self._dense
         return gradient
 
+    @cached_property
+    def _feasible(self) -> NDArray[np.int64]:
+        """Shape (N, G): all feasible points."""
+        return feasible_points(self._lattice.levels, self.excess, self.tolerance)
+
     def snap(self, c: Any) -> Any:
         """Return the nearest lattice points, halves up, of `c`, a mapping or an array (..., G)."""
         return self._lattice.snap(c)
@@ -134,7 +141,8 @@ class SparsityConstraint:
         Raises:
             InfeasibleTargetError: If none is found; the message names the closest sparsity.
         """
-        removed = project(self._lattice, self._lattice.array(c), self.excess, self.tolerance)
+        feasible = self._feasible if is_small(self._lattice) else None
+        removed = project(self._lattice, self._lattice.array(c), self.excess, self.tolerance, feasible)
         if removed is None:
             nearest = self._sparsity(closest(self._lattice, self.excess))
             raise InfeasibleTargetError(

@@ -27,23 +27,30 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Excess = Callable[[NDArray[Any]], FloatArray]
 
-# Lattices of up to so many points are walked whole: about 0.1 s.
-EXHAUSTIVE_POINTS = 200_000
+# Lattices of up to so many points are small: all their feasible points are listed once, in 0.1 s.
+SMALL_POINTS = 200_000
 # With up to so many groups a step may change two of them; with more the pairs become too many.
 PAIRED_GROUPS = 24
 
 
-def project(lattice: Lattice, c: FloatArray, excess: Excess, width: float) -> IntArray | None:
+def is_small(lattice: Lattice) -> bool:
+    """Whether all feasible points of a lattice can be listed."""
+    return bool(np.prod([float(len(levels)) for levels in lattice.levels]) <= SMALL_POINTS)
+
+
+def project(
+    lattice: Lattice, c: FloatArray, excess: Excess, width: float, feasible: IntArray | None
+) -> IntArray | None:
     """Return the units removed (G,) at a near point of the band, or None if no point was found in it.
 
-    Truly nearest when the nearest of all lattice points is in the band, and when the lattice is small; else the best
-    point that changes of one or two groups do not improve.
+    Truly nearest when the nearest of all lattice points is in the band, and when all `feasible` points (N, G) are
+    given; else the best point that changes of one or two groups do not improve.
     """
     snapped = lattice.removed(c)
     if abs(excess(snapped[None])[0]) <= width:
         return snapped
-    if np.prod([float(len(levels)) for levels in lattice.levels]) <= EXHAUSTIVE_POINTS:
-        return _nearest_of_all(lattice, c, excess, width)
+    if feasible is not None:
+        return _nearest(lattice, feasible, c)
     found = _adjusted(lattice, c, _on_surface(lattice, c, excess), excess, width)
     return None if found is None else _improved(lattice, c, found, excess, width)
 
@@ -64,18 +71,19 @@ def _distance(lattice: Lattice, removed: IntArray, c: FloatArray) -> FloatArray:
     return distance
 
 
-def _nearest(lattice: Lattice, tried: IntArray, c: FloatArray, excess: Excess, width: float) -> IntArray | None:
-    """Return the nearest of points (T, G) that is in the band; the first of equals."""
-    feasible = tried[np.abs(excess(tried)) <= width]
-    if not len(feasible):
+def _nearest(lattice: Lattice, points: IntArray, c: FloatArray) -> IntArray | None:
+    """Return the nearest of points (N, G), the first of equals; None if there are none."""
+    if not len(points):
         return None
-    nearest: IntArray = feasible[_distance(lattice, feasible, c).argmin()]
+    nearest: IntArray = points[_distance(lattice, points, c).argmin()]
     return nearest
 
 
-def _nearest_of_all(lattice: Lattice, c: FloatArray, excess: Excess, width: float) -> IntArray | None:
-    grid = np.meshgrid(*lattice.levels, indexing="ij")
-    return _nearest(lattice, np.stack(grid, axis=-1).reshape(-1, len(c)), c, excess, width)
+def _nearest_feasible(
+    lattice: Lattice, tried: IntArray, c: FloatArray, excess: Excess, width: float
+) -> IntArray | None:
+    """Return the nearest of points (T, G) that is in the band."""
+    return _nearest(lattice, tried[np.abs(excess(tried)) <= width], c)
 
 
 def _on_surface(lattice: Lattice, c: FloatArray, excess: Excess) -> FloatArray:
@@ -112,12 +120,12 @@ def _adjusted(lattice: Lattice, c: FloatArray, start: FloatArray, excess: Excess
     base = lattice.removed(start)
     groups = range(len(base))
     tried = np.concatenate([_along(lattice, base, g) for g in groups])
-    found = _nearest(lattice, tried, c, excess, width)
+    found = _nearest_feasible(lattice, tried, c, excess, width)
     if found is not None:
         return found
     near = tried[np.argsort(np.abs(excess(tried)), kind="stable")[:64]]
     tried = np.concatenate([_along(lattice, point, g) for point in near for g in groups])
-    return _nearest(lattice, tried, c, excess, width)
+    return _nearest_feasible(lattice, tried, c, excess, width)
 
 
 def _improved(lattice: Lattice, c: FloatArray, point: IntArray, excess: Excess, width: float) -> IntArray:
@@ -138,7 +146,7 @@ def _improved(lattice: Lattice, c: FloatArray, point: IntArray, excess: Excess, 
         tried = np.stack([levels[places[:, g]] for g, levels in enumerate(lattice.levels)], axis=-1)
         distance = _distance(lattice, tried, c)
         nearer = tried[distance < _distance(lattice, point, c)]
-        found = _nearest(lattice, nearer, c, excess, width) if len(nearer) else None
+        found = _nearest_feasible(lattice, nearer, c, excess, width) if len(nearer) else None
         if found is None:
             return point
         point = found

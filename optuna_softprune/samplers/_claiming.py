@@ -118,10 +118,11 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         """
         write_claim(study, trial, claim)
         history.read(study)
-        if history.claimed[claim.point] == [trial.number] and not history.settled(claim.point):
-            return True
-        write_claim(study, trial, None)
-        return False
+        others = [number for number in history.claimed.get(claim.point, []) if number != trial.number]
+        if others or history.settled(claim.point):
+            write_claim(study, trial, None)
+            return False
+        return True
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -1,4 +1,4 @@
-"""What the feasible grid costs a trial beside random sampling, in memory, with a metric that costs nothing."""
+"""What proposing a candidate costs beside random sampling, in memory, with a metric that costs nothing."""
 
 from __future__ import annotations
 
@@ -7,58 +7,85 @@ import csv
 import itertools
 import statistics
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import torch
+from optuna.samplers import BaseSampler, RandomSampler
 from torch import nn
 
-from optuna_softprune import PruningSpace
-from optuna_softprune.samplers import FeasibleGridSampler
+from optuna_softprune import PruningSpace, SparsityConstraint
+from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, SLSQPSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def space_of(groups: int) -> PruningSpace:
-    """Return the space of a chain of linear layers with `groups` hidden widths of 40."""
-    widths = [4, *[40] * groups, 4]
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
-    return PruningSpace(nn.Sequential(*layers).eval(), (torch.randn(1, 4),))
+    """Return the space of a chain of linear layers with `groups` hidden widths of 40 to 56."""
+    widths = [24, *itertools.islice(itertools.cycle((40, 48, 56)), groups), 24]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Identity())]
+    return PruningSpace(nn.Sequential(*layers[:-1]).eval(), (torch.randn(4, 24),))
 
 
-def per_trial_ms(space: PruningSpace, sampler: optuna.samplers.BaseSampler, trials: int) -> float:
+def per_trial_ms(space: PruningSpace, sampler: BaseSampler, trials: int) -> float:
     """Return the mean milliseconds of a trial."""
-    study = optuna.create_study(sampler=sampler)
     bounds = {name: found.high for name, found in space.distributions.items()}
+    center = np.random.default_rng(0).uniform(0, 0.9, len(bounds))
+    study = optuna.create_study(sampler=sampler)
+
+    def bowl(trial: optuna.Trial) -> float:
+        c = np.array([trial.suggest_float(name, 0.0, high) for name, high in bounds.items()])
+        return float(((c - center) ** 2).sum())
+
     start = time.perf_counter()
-    study.optimize(lambda t: sum(t.suggest_float(n, 0.0, high) for n, high in bounds.items()), n_trials=trials)
-    return (time.perf_counter() - start) / trials * 1e3
+    study.optimize(bowl, n_trials=trials)
+    return (time.perf_counter() - start) / len(study.trials) * 1e3
 
 
-def main() -> None:
-    """Measure grids of 1,000 to 10,000 points; with `--quick` one of 125."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one grid of 125 points, once")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rows: list[dict[str, Any]] = []
+def cases(quick: bool) -> list[tuple[str, PruningSpace, Callable[[], BaseSampler], int]]:
+    """Return (name, space, sampler, trials) of what is measured."""
+    found: list[tuple[str, PruningSpace, Callable[[], BaseSampler], int]] = []
     # Groups and levels: 5 ** 3, 10 ** 3, 5 ** 5, 10 ** 4 points.
     for groups, levels in ((3, 5),) if quick else ((3, 10), (5, 5), (4, 10)):
         space = space_of(groups)
-        grids, randoms = [], []
+        found.append(("grid", space, partial(FeasibleGridSampler, space, levels=levels), levels**groups))
+    for groups, trials in ((3, 60),) if quick else ((5, 500), (12, 500), (20, 500), (20, 1000)):
+        space = space_of(groups)
+        constraint = SparsityConstraint(space, 0.5)
+        found.append(("finite differences", space, partial(FiniteDifferenceSampler, constraint), trials))
+        found.append(("SLSQP", space, partial(SLSQPSampler, constraint), trials))
+    return found
+
+
+def main() -> None:
+    """Measure in turn with `RandomSampler`, five times; with `--quick` small cases, once, nothing written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small cases, once")
+    quick = parser.parse_args().quick
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rows: list[dict[str, Any]] = []
+    for name, space, sampler, trials in cases(quick):
+        ours, randoms = [], []
         for _ in range(1 if quick else 5):
-            sampler = FeasibleGridSampler(space, levels=levels)
-            grids.append(per_trial_ms(space, sampler, len(sampler)))
-            randoms.append(per_trial_ms(space, optuna.samplers.RandomSampler(seed=0), len(sampler)))
-        ratios = [grid / random for grid, random in zip(grids, randoms, strict=True)]
+            ours.append(per_trial_ms(space, sampler(), trials))
+            randoms.append(per_trial_ms(space, RandomSampler(seed=0), trials))
         row = {
-            "points": len(FeasibleGridSampler(space, levels=levels)),
-            "grid_ms": round(statistics.median(grids), 3),
-            "random_ms": round(statistics.median(randoms), 3),
-            "grid/random": round(statistics.median(ratios), 2),
+            "sampler": name,
+            "groups": len(space.groups),
+            "trials": trials,
+            "ms": round(statistics.median(ours), 2),
+            "random_ms": round(statistics.median(randoms), 2),
+            "ratio": round(statistics.median(a / b for a, b in zip(ours, randoms, strict=True)), 2),
         }
         if not rows:
-            print(" | ".join(row))
-        print(" | ".join(map(str, row.values())), flush=True)
+            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
+        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
         rows.append(row)
     if not quick:
         with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
