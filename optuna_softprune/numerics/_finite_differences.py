@@ -18,6 +18,7 @@ implicit filtering (Kelley, 2011, Implicit Filtering, SIAM); at the smallest ste
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,62 +65,81 @@ class _Slopes:
     requirements: FloatArray
 
 
+@dataclass(slots=True)
+class _Best:
+    """The best point so far."""
+
+    x: FloatArray
+    found: Evaluation
+
+    def takes(self, x: FloatArray, found: Evaluation) -> bool:
+        """Take a point if it is better; return whether it is."""
+        better = found.rank < self.found.rank
+        if better:
+            self.x, self.found = x, found
+        return better
+
+
 def descend(
     constraint: LatticeConstraint, x: FloatArray, at_x: Evaluation, settings: FiniteDifferences
 ) -> Search[Report]:
     """Search from a feasible point x (G,) until it has converged."""
     highest, smallest = constraint.highest, smallest_step(constraint)
-    h, length, hessian = settings.step, settings.rate, None
-    before: tuple[FloatArray, FloatArray] | None = None
-    toward = np.ones(len(x))
-    iteration = 0
-    while True:
-        iteration += 1
-        units = probe_step(constraint, h)
-        a = constraint.gradient(x)
-        probes = _probes(constraint, x, a, units, settings.scheme, toward)
+    h, length = settings.step, settings.rate
+    hessian: FloatArray | None = None
+    before = x, np.zeros(len(x))
+    for iteration in itertools.count(1):
+        units, a = probe_step(constraint, h), constraint.gradient(x)
+        probes = _probes(constraint, x, a, units, settings.scheme, toward=-before[1])
         answers = (yield Batch(tuple(probes), "probe", iteration)) if probes else []
         known = [(point, found) for point, found in zip(probes, answers, strict=True) if not found.failed]
-        best_x, best = x, at_x
+        best = _Best(x, at_x)
         for point, found in known:
-            if found.rank < best.rank:
-                best_x, best = point, found
+            best.takes(point, found)
         slopes = _slopes(x, at_x, known, a)
-        g = slopes.loss
-        hessian = _updated(hessian, before, x, g)
         if hessian is None:
-            hessian = np.eye(len(x)) * max(float(np.linalg.norm(g)), 1e-12) / settings.rate
-        before = (x, g)
-        toward = np.where(g > 0, -1.0, 1.0)
-        d = _direction(x, at_x, highest, a, slopes, hessian)
-        longest = float(np.linalg.norm(d))
-        t = min(length, longest)
-        for attempt in range(BACKTRACKS if longest > 0 else 0):
-            point = constraint.project(np.clip(x + t / longest * d, 0, highest))
-            if np.array_equal(point, x):
-                break
-            (found,) = yield Batch((point,), "step", iteration)
-            if found.rank < best.rank:
-                best_x, best = point, found
-                while attempt == 0 and t * GROW <= LONGEST:  # a first step that helps is lengthened
-                    point = constraint.project(np.clip(x + GROW * t / longest * d, 0, highest))
-                    (found,) = yield Batch((point,), "step", iteration)
-                    if not found.rank < best.rank:
-                        break
-                    t *= GROW
-                    best_x, best = point, found
-                length = t * GROW
-                break
-            t *= SHRINK
+            hessian = np.eye(len(x)) * max(float(np.linalg.norm(slopes.loss)), 1e-12) / settings.rate
         else:
-            length = max(t, float(units.min()))
-        if best.rank < at_x.rank:
-            x, at_x = best_x, best
+            hessian = _updated(hessian, x - before[0], slopes.loss - before[1])
+        before = x, slopes.loss
+        d = _direction(x, at_x, highest, a, slopes, hessian)
+        if d.any():
+            length = yield from _line_search(constraint, x, d, length, best, iteration)
+        if best.found.rank < at_x.rank:
+            x, at_x = best.x, best.found
         elif (units <= smallest).all():
-            return Report(True, iteration, "No probe and no step of the smallest size is better.")
+            break
         else:
             h /= 2
             length = max(2 * h, length / 4)
+    return Report(True, iteration, "No probe and no step of the smallest size is better.")
+
+
+def _line_search(
+    constraint: LatticeConstraint, x: FloatArray, d: FloatArray, length: float, best: _Best, iteration: int
+) -> Search[float]:
+    """Look along d for a point that is better than `best`; return the length to begin with the next time."""
+    longest = float(np.linalg.norm(d))
+
+    def at(t: float) -> FloatArray:
+        return constraint.project(np.clip(x + t / longest * d, 0, constraint.highest))
+
+    t = min(length, longest)
+    for attempt in range(BACKTRACKS):
+        point = at(t)
+        if np.array_equal(point, x):
+            return length
+        (found,) = yield Batch((point,), "step", iteration)
+        if best.takes(point, found):
+            while attempt == 0 and t * GROW <= LONGEST:  # a first step that helps is lengthened
+                point = at(GROW * t)
+                (found,) = yield Batch((point,), "step", iteration)
+                if not best.takes(point, found):
+                    break
+                t *= GROW
+            return t * GROW
+        t *= SHRINK
+    return t
 
 
 def _probes(
@@ -127,7 +147,7 @@ def _probes(
 ) -> list[FloatArray]:
     """Return feasible lattice points beside x, each but x once."""
     highest = constraint.highest
-    signs = np.where(x <= 0, 1.0, np.where(x >= highest, -1.0, toward))
+    signs = np.where(x <= 0, 1.0, np.where(x >= highest, -1.0, np.where(toward < 0, -1.0, 1.0)))
     found: dict[bytes, FloatArray] = {x.tobytes(): x}
     for group, unit in enumerate(units):
         along = -a * a[group] / (a @ a)
@@ -153,13 +173,10 @@ def _slopes(x: FloatArray, at_x: Evaluation, known: list[tuple[FloatArray, Evalu
     return _Slopes(slopes[0], slopes[1:])
 
 
-def _updated(
-    hessian: FloatArray | None, before: tuple[FloatArray, FloatArray] | None, x: FloatArray, g: FloatArray
-) -> FloatArray | None:
-    """Return the BFGS update, damped as Powell does so that it stays positive definite."""
-    if hessian is None or before is None or np.array_equal(before[0], x):
+def _updated(hessian: FloatArray, s: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the BFGS update for a step s and a difference y of gradients, damped as Powell does."""
+    if not s.any():
         return hessian
-    s, y = x - before[0], g - before[1]
     curved = hessian @ s
     sBs, sy = float(s @ curved), float(s @ y)
     if sy < 0.2 * sBs:
@@ -171,7 +188,7 @@ def _updated(
 def _direction(
     x: FloatArray, at_x: Evaluation, highest: FloatArray, a: FloatArray, slopes: _Slopes, hessian: FloatArray
 ) -> FloatArray:
-    """Return the step d (G,); where a requirement is violated, straight towards meeting it."""
+    """Return the step d (G,); where a requirement is violated, straight towards meeting it, as far as may be."""
     values = np.array(at_x.violations)
     violated = values > 0
     g = slopes.requirements[violated].sum(axis=0) if violated.any() else slopes.loss
@@ -187,7 +204,7 @@ def _direction(
         outward = free & (((x <= 0) & (d < 0)) | ((x >= highest) & (d > 0)))
         crossed = ~held & (values + slopes.requirements @ d > 0)
         if not outward.any() and not crossed.any():
-            return d
+            return d / (np.linalg.norm(d) or 1.0) * LONGEST if violated.any() else d
         free &= ~outward
         held |= crossed
     return np.zeros(len(x))

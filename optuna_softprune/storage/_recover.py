@@ -24,7 +24,8 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
     """Fail the running trials of workers that are dead, and queue their candidates again.
 
     A worker is known by host, boot, process namespace, process id and start time, which the objective writes when a
-    trial begins. Trials of living workers, and of workers on other machines, are left alone.
+    trial begins. Trials of living workers, and of workers on other machines, are left alone. What a sampler of this
+    package had claimed is not queued: the sampler proposes it again by itself.
 
     Args:
         study: The study, before `optimize`.
@@ -42,7 +43,7 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
         elif owner is None or not is_here(owner):
             unknown.append(trial.number)
     if failed:
-        _logger.warning(f"Trials {failed} were left by dead workers: they are failed and queued again.")
+        _logger.warning(f"Trials {failed} were left by dead workers: they are failed, and what they evaluated is taken up again.")
     if unknown:
         _logger.warning(
             f"Trials {unknown} run on another machine, or were killed before they began. If no other worker runs, "
