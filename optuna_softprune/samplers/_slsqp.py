@@ -45,7 +45,7 @@ class SLSQPSampler(ReplaySampler):
         *,
         seed: int = 0,
         scheme: Scheme = "central",
-        step: float = 0.03,
+        step: float = 0.02,
         ftol: float = 1e-6,
         maxiter: int = 100,
     ) -> None:

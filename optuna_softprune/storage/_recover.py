@@ -43,7 +43,9 @@ def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
         elif owner is None or not is_here(owner):
             unknown.append(trial.number)
     if failed:
-        _logger.warning(f"Trials {failed} were left by dead workers: they are failed, and what they evaluated is taken up again.")
+        _logger.warning(
+            f"Trials {failed} were left by dead workers: they are failed, and what they evaluated is taken up again."
+        )
     if unknown:
         _logger.warning(
             f"Trials {unknown} run on another machine, or were killed before they began. If no other worker runs, "
