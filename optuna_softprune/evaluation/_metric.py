@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-Metric = Callable[[nn.Module], "float | Mapping[str, float]"]
+# `metric(model)`, or `metric(model, trial)`.
+Metric = Callable[..., "float | Mapping[str, float]"]
+TRIAL = "trial"
 METRIC = "metric"
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from torch import nn
+
+
+def takes_trial(metric: Metric) -> bool:
+    """Return whether `metric` has a parameter named `trial` behind the model."""
+    try:
+        parameters = list(inspect.signature(metric).parameters.values())
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return False
+    return any(p.name == TRIAL and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters[1:])
 
 
 def measure(metric: Metric, model: nn.Module, names: Iterable[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._space import PruningSpace
 from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
-from optuna_softprune.evaluation import METRIC, Metric, measure, not_finite
+from optuna_softprune.evaluation import METRIC, Metric, measure, not_finite, takes_trial
 from optuna_softprune.objective._record import CANDIDATE, DENSE, ITERATION, PREFIX, ROLE, claim
 from optuna_softprune.objective._requirement import Requirement
 from optuna_softprune.storage import (
@@ -47,7 +48,9 @@ class PruningObjective:
     Args:
         space: The search space.
         metric: `metric(model) -> float`, or a mapping of named floats. It is given a network of its own, in eval mode,
-            on the device of the dense one, and must run it.
+            on the device of the dense one, and must run it. One with a further parameter named `trial` is called as
+            `metric(model, trial=trial)`: it may `trial.report(value, step)` batch by batch and raise `TrialPruned` when
+            `trial.should_prune()`. For the dense network that is a `FixedTrial`, which never prunes.
         constraint: The size to reach.
         objectives: What is optimised: names of metrics (a float metric is called "metric"), "sparsity", "parameters"
             or "macs".
@@ -79,6 +82,7 @@ class PruningObjective:
         self._objectives, self._directions = tuple(objectives), tuple(directions)
         self._requirements = tuple(requirements)
         self._reuse, self._mirror = reuse, mirror_constraints
+        self._takes_trial = takes_trial(metric)
         self._lock = threading.Lock()
         # What belongs to a study, found again whenever it is not here: it only saves time.
         self._spaces: PerStudy[PruningSpace] = PerStudy()
@@ -148,23 +152,34 @@ class PruningObjective:
     ) -> dict[str, float]:
         if study is not None and self._reuse:
             with self._lock:
-                known = self._known_metrics(study, space, c)
+                known = self._known_trial(study, space, c)
             if known is not None:
-                return known
+                for step, value in known.intermediate_values.items():  # pruners compare trials by them
+                    trial.report(value, step)
+                metrics: dict[str, float] = known.user_attrs[CANDIDATE]["metrics"]
+                return metrics
         try:
-            return measure(self._metric, space.prune(c).eval(), names)
+            return self._measured(space, c, trial, names)
         except optuna.TrialPruned:
             raise
         except Exception as error:
             trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}"[:500])
             raise
 
-    def _known_metrics(self, study: optuna.Study, space: PruningSpace, c: dict[str, float]) -> dict[str, float] | None:
-        """Return the metrics that the study has of a candidate."""
+    def _measured(
+        self, space: PruningSpace, c: dict[str, float], trial: optuna.trial.BaseTrial, names: Sequence[str]
+    ) -> dict[str, float]:
+        metric: Metric = functools.partial(self._metric, trial=trial) if self._takes_trial else self._metric
+        return measure(metric, space.prune(c).eval(), names)
+
+    def _known_trial(
+        self, study: optuna.Study, space: PruningSpace, c: dict[str, float]
+    ) -> optuna.trial.FrozenTrial | None:
+        """Return a complete trial of the study with the metrics of a candidate."""
         history = self._known.get(study, lambda: History(space.lattice.names, space.kept_units))
         history.read(study)
         trial = history.complete.get(space.kept_units(c))
-        return None if trial is None else trial.user_attrs.get(CANDIDATE, {}).get("metrics")
+        return trial if trial is not None and CANDIDATE in trial.user_attrs else None
 
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:
         return values[0] if len(values) == 1 else tuple(values)
@@ -233,7 +248,7 @@ class PruningObjective:
         needed = [name for name in self._objectives if name not in COUNTS]
         needed += [requirement.metric for requirement in self._requirements]
         nothing = dict.fromkeys(space.distributions, 0.0)
-        dense = measure(self._metric, space.prune(nothing).eval(), needed)
+        dense = self._measured(space, nothing, optuna.trial.FixedTrial({}), needed)
         problem = not_finite(dense)
         if problem:
             raise ValueError(f"Expected the metrics of the dense network to be finite, but {problem}.")
