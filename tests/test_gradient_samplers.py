@@ -29,7 +29,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 PROBLEMS = analytic_problems()
 SAMPLERS = {"finite differences": FiniteDifferenceSampler, "slsqp": SLSQPSampler}
 both = pytest.mark.parametrize("kind", SAMPLERS.values(), ids=SAMPLERS)
-# Trials for each group within which the optimum is reached: the most that any problem takes is 31.
+# Trials for each group within which the optimum is reached: the most that any problem takes is 29.
 TRIALS_PER_GROUP = 35
 
 

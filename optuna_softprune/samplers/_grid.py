@@ -139,7 +139,8 @@ class _Progress:
         place = self.history.place(number)
         while self._first_open < len(self._points) and self._points[self._first_open] in self._done:
             self._first_open += 1
-        for point in self._points[self._first_open :]:
+        for i in range(self._first_open, len(self._points)):
+            point = self._points[i]
             if point not in self._done and point not in self.history.claimed:
                 if place == 0:
                     return Claim(BY, point, "grid", 0)
