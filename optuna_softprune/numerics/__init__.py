@@ -2,7 +2,7 @@
 
 from optuna_softprune.numerics._finite_differences import FiniteDifferences, descend
 from optuna_softprune.numerics._probes import Scheme
-from optuna_softprune.numerics._restarts import nearest_to_dense, ray, with_restarts
+from optuna_softprune.numerics._restarts import beside, nearest_to_dense, ray, with_restarts
 from optuna_softprune.numerics._search import Batch, Evaluation, Report, Role, Search
 from optuna_softprune.numerics._slsqp import SLSQP, minimise
 
@@ -15,6 +15,7 @@ __all__ = [
     "Role",
     "Scheme",
     "Search",
+    "beside",
     "descend",
     "minimise",
     "nearest_to_dense",

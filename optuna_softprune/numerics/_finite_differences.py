@@ -89,7 +89,7 @@ def descend(
     hessian: FloatArray | None = None
     before = x, np.zeros(len(x))
     for iteration in itertools.count(1):
-        units, a = probe_step(constraint, h), constraint.gradient(x)
+        units, a = probe_step(constraint, h, smallest), constraint.gradient(x)
         probes = _probes(constraint, x, a, units, settings.scheme, toward=-before[1])
         answers = (yield Batch(tuple(probes), "probe", iteration)) if probes else []
         known = [(point, found) for point, found in zip(probes, answers, strict=True) if not found.failed]

@@ -14,10 +14,10 @@ FloatArray = NDArray[np.float64]
 Scheme = Literal["one-sided", "central"]
 
 
-def probe_step(constraint: LatticeConstraint, h: float) -> FloatArray:
-    """Return the fraction (G,) of each group that is nearest to `h` in whole units, and at least one level."""
+def probe_step(constraint: LatticeConstraint, h: float, smallest: FloatArray) -> FloatArray:
+    """Return the fraction (G,) of each group nearest to `h` in whole units, and at least the `smallest` (G,)."""
     sizes = np.array(constraint.sizes)
-    step: FloatArray = np.maximum(smallest_step(constraint), np.rint(h * sizes) / sizes)
+    step: FloatArray = np.maximum(smallest, np.rint(h * sizes) / sizes)
     return step
 
 

@@ -47,7 +47,7 @@ def with_restarts(constraint: LatticeConstraint, initial: Sequence[FloatArray], 
         if restart == 0:
             starts = [*initial, nearest_to_dense(constraint)]
         elif restart % 2 and seen.best is not None:
-            starts = [beside(constraint, seen.best, seed, restart)]
+            starts = [beside(constraint, seen.best, BESIDE, np.random.default_rng([seed, restart]))]
         else:
             starts = [ray(constraint, seed, restart)]
         answers = yield from seen.by(_ask(starts))
@@ -65,10 +65,9 @@ def nearest_to_dense(constraint: LatticeConstraint) -> FloatArray:
     return constraint.project(np.zeros(len(constraint.names)))
 
 
-def beside(constraint: LatticeConstraint, c: FloatArray, seed: int, restart: int) -> FloatArray:
-    """Return a feasible point (G,) beside `c`, drawn from `seed` and `restart`."""
-    random = np.random.default_rng([seed, restart])
-    return constraint.project(np.clip(c + BESIDE * random.standard_normal(len(c)), 0, constraint.highest))
+def beside(constraint: LatticeConstraint, c: FloatArray, spread: float, random: np.random.Generator) -> FloatArray:
+    """Return a random feasible point (G,) beside `c`; `spread` is the standard deviation of each coefficient."""
+    return constraint.project(np.clip(c + spread * random.standard_normal(len(c)), 0, constraint.highest))
 
 
 def ray(constraint: LatticeConstraint, seed: int, restart: int) -> FloatArray:

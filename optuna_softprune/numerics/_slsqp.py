@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from optuna_softprune.numerics._probes import Scheme, probe_step
+from optuna_softprune.numerics._probes import Scheme, probe_step, smallest_step
 from optuna_softprune.numerics._search import Batch, Evaluation, Report, Role, Search
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class _Run:
     def __init__(self, constraint: LatticeConstraint, x: FloatArray, at_x: Evaluation, settings: SLSQP) -> None:
         self._constraint, self._start, self._settings = constraint, x, settings
         self._known = {x.tobytes(): at_x}
-        self._units = probe_step(constraint, settings.step)
+        self._units = probe_step(constraint, settings.step, smallest_step(constraint))
         self.iteration, self._last = 0, x
         # A run that begins again looks at the same points: what it computed there is kept.
         self._values = _kept(self._values_at)

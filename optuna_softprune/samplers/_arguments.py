@@ -43,5 +43,10 @@ def check_scheme(scheme: object) -> None:
 
 def units_of(constraint: LatticeConstraint, c: NDArray[np.float64]) -> Point:
     """Return the units removed of each group at the lattice point nearest to coefficients (G,)."""
-    removed: list[int] = np.rint(constraint.snap(c) * np.array(constraint.sizes)).astype(int).tolist()
+    return whole_units(constraint.snap(c), np.array(constraint.sizes))
+
+
+def whole_units(c: NDArray[np.float64], sizes: NDArray[np.int64]) -> Point:
+    """Return the units removed of each group at a lattice point (G,)."""
+    removed: list[int] = np.rint(c * sizes).astype(int).tolist()
     return tuple(removed)

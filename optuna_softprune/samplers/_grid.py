@@ -141,7 +141,7 @@ class _Progress:
             self._first_open += 1
         for i in range(self._first_open, len(self._points)):
             point = self._points[i]
-            if point not in self._done and point not in self.history.claimed:
+            if self.history.is_free(point):
                 if place == 0:
                     return Claim(BY, point, "grid", 0)
                 place -= 1

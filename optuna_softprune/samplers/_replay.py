@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
 
-from optuna_softprune.numerics import Batch, Evaluation, Report, Search, ray, with_restarts
-from optuna_softprune.samplers._arguments import check_constraint, check_integer, units_of
+from optuna_softprune.numerics import Batch, Evaluation, Report, Search, beside, ray, with_restarts
+from optuna_softprune.samplers._arguments import check_constraint, check_integer, units_of, whole_units
 from optuna_softprune.samplers._claiming import ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, all_trials
 
@@ -88,16 +88,16 @@ class _Replay:
                 self._search = self._sampler._search(self._initial(study, first))
                 self._reports = 0
                 self._advance(study, None)
-            if self._batch is None or not all(map(self.history.settled, self._points)):
-                return
+            advanced = False
             while self._batch is not None and all(map(self.history.settled, self._points)):
                 self._advance(study, [self._evaluation(point) for point in self._points])
+                advanced = True
+            if not advanced:
+                return
 
     def next_claim(self, number: int) -> Claim | None:
         """Return the n-th free point that the search asks for, or else one that may be good."""
-        free = [
-            point for point in self._points if not self.history.settled(point) and point not in self.history.claimed
-        ]
+        free = list(filter(self.history.is_free, self._points))
         place = self.history.place(number)
         if self._batch is not None and place < len(free):
             return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
@@ -114,10 +114,6 @@ class _Replay:
         points = [np.array(point) / self._sizes for point in dict.fromkeys(planned) if point is not None]
         return [point for point in points if self._constraint.violation(point) <= 0]
 
-    def _point(self, c: FloatArray) -> Point:
-        removed: list[int] = np.rint(c * self._sizes).astype(int).tolist()
-        return tuple(removed)
-
     def _advance(self, study: optuna.Study, answers: list[Evaluation] | None) -> None:
         """Carry the search on to the next batch; there are no `answers` at the beginning."""
         try:
@@ -128,7 +124,7 @@ class _Replay:
         except StopIteration:
             self._batch, self._points = None, []
         else:
-            self._batch, self._points = step, [self._point(point) for point in step.points]
+            self._batch, self._points = step, [whole_units(c, self._sizes) for c in step.points]
 
     def _keep(self, study: optuna.Study, report: Report) -> None:
         """Write into the study how a run ended."""
@@ -161,16 +157,13 @@ class _Replay:
         """Return a new feasible point near the best one, for a worker that the search has nothing for."""
         random = np.random.default_rng([self._sampler._seed, number])
         best = None if self._best is None else self._best[1]
-        highest = self._constraint.highest
         for draw in range(1, DRAWS + 1):
             if best is None:
                 c = ray(self._constraint, self._sampler._seed, number + draw)
             else:
-                c = self._constraint.project(
-                    np.clip(best + NEAR * draw * random.standard_normal(len(best)), 0, highest)
-                )
-            point = self._point(c)
-            if point not in self._points and not self.history.settled(point) and point not in self.history.claimed:
+                c = beside(self._constraint, best, NEAR * draw, random)
+            point = whole_units(c, self._sizes)
+            if point not in self._points and self.history.is_free(point):
                 return point
         return None
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from scipy.optimize import minimize
 
 from optuna_softprune.samplers._arguments import check_constraint, check_fraction, units_of
+from optuna_softprune.storage import History
 
 if TYPE_CHECKING:
     import optuna
 
     from optuna_softprune.coefficients import LatticeConstraint
-    from optuna_softprune.storage import Point
 
 FloatArray = NDArray[np.float64]
 
@@ -53,11 +53,9 @@ def sensitivity_start(study: optuna.Study, constraint: LatticeConstraint, *, sha
     """
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     names = constraint.names
-    known: dict[Point, float] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.value is not None and all(name in trial.params for name in names):
-            point = units_of(constraint, np.array([trial.params[name] for name in names]))
-            known.setdefault(point, sign * trial.value)
+    history = History(names, partial(units_of, constraint))
+    history.read(study)
+    known = {point: sign * trial.value for point, trial in history.complete.items() if trial.value is not None}
     swept = [np.array(list(c.values())) for c in sensitivity_sweep(constraint, share=share)]
     points = [units_of(constraint, c) for c in swept]
     missing = sum(point not in known for point in points)

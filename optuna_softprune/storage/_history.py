@@ -83,6 +83,10 @@ class History:
         """Whether a point is complete, was stopped by a pruner, or counts as failed: it is not tried again."""
         return point in self.complete or point in self._pruned or self._failures[point] >= ATTEMPTS
 
+    def is_free(self, point: Point) -> bool:
+        """Whether a point is neither settled nor claimed."""
+        return point not in self.claimed and not self.settled(point)
+
     def known(self, point: Point) -> bool:
         """Whether a point has a complete or stopped trial, or is claimed."""
         return point in self.complete or point in self._pruned or point in self.claimed
