@@ -25,6 +25,7 @@ from optuna_softprune._space_arguments import (
 )
 from optuna_softprune._table import describe
 from optuna_softprune.coefficients import Count, Lattice, mac_count, parameter_count
+from optuna_softprune.evaluation import Candidate, Evaluator
 from optuna_softprune.graph import (
     WORKING_DTYPES,
     Group,
@@ -187,7 +188,16 @@ class PruningSpace:
         It shares no memory with the dense network, is on the same device, in the same dtype and mode, and can be
         trained, copied and pickled where the dense one can.
         """
-        return remove(self._model, self._network, self._kept(c), share=False)
+        return remove(self._model, self._network, self._kept(self._removed(c)), share=False)
+
+    def evaluator(self, budget: int, say: Callable[[str], None]) -> Evaluator:
+        """Return what evaluates candidates of this space; see `Evaluator`."""
+        return Evaluator(self._model, self._network, budget, say)
+
+    def candidate(self, c: Coefficients) -> Candidate:
+        """Return the units that `c` keeps."""
+        removed = self._removed(c)
+        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed))
 
     def verify(self, c: Coefficients) -> float:
         """Return the largest relative error of the removed network against the masked one.
@@ -196,7 +206,7 @@ class PruningSpace:
         1e-12 is rounding.
         """
         working = working_copy(self._model, self._network.exported.dtype)
-        return Verifier(working, *self._example).compare(self._network, self._kept(c)).error
+        return Verifier(working, *self._example).compare(self._network, self._kept(self._removed(c))).error
 
     def __str__(self) -> str:
         """Return a table of the groups, and what is protected and why."""
@@ -257,9 +267,10 @@ class PruningSpace:
         """Return the units removed (..., groups) from each group."""
         return self.lattice.removed(self.array(c))
 
-    def _kept(self, c: Coefficients) -> Kept:
+    def _kept(self, removed: IntArray) -> Kept:
+        """Return which units are kept when so many of each group go."""
         kept = np.ones(self._network.units, bool)
-        for group, order, count in zip(self.groups, self.order, self._removed(c).tolist(), strict=True):
+        for group, order, count in zip(self.groups, self.order, removed.tolist(), strict=True):
             kept[group.first_unit + order[:count]] = False
         return kept
 

@@ -225,7 +225,8 @@ def test_metric_that_trains_and_breaks_its_network_changes_nothing_else() -> Non
 
 def test_metric_gets_a_network_in_eval_mode_of_the_users_class() -> None:
     def metric(model: nn.Module) -> float:
-        assert type(model) is nn.Sequential
+        assert isinstance(model, nn.Sequential)
+        assert model.__class__ is nn.Sequential
         assert not any(module.training for module in model.modules())
         assert torch.is_grad_enabled()
         return quality(model)

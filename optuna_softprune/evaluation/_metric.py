@@ -8,6 +8,8 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from optuna_softprune.evaluation._lazy import Watch
+
 # `metric(model)`, or `metric(model, trial)`.
 Metric = Callable[..., "float | Mapping[str, float]"]
 TRIAL = "trial"
@@ -16,7 +18,7 @@ METRIC = "metric"
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import nn
+    from optuna_softprune.evaluation._evaluator import Candidate, Evaluator
 
 
 def takes_trial(metric: Metric) -> bool:
@@ -28,24 +30,23 @@ def takes_trial(metric: Metric) -> bool:
     return any(p.name == TRIAL and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters[1:])
 
 
-def measure(metric: Metric, model: nn.Module, names: Iterable[str]) -> dict[str, float]:
-    """Return the named metrics of `model`; a metric that is a single float is called `metric`.
+def measure(metric: Metric, evaluator: Evaluator, candidate: Candidate, names: Iterable[str]) -> dict[str, float]:
+    """Return the named metrics of a candidate; a metric that is a single float is called `metric`.
 
     Args:
         metric: The user's black box.
-        model: The network to measure; nobody else uses it.
+        evaluator: Makes the removed network.
+        candidate: The candidate.
         names: Names that must be there.
 
     Raises:
         TypeError: If the metric returns no float, or no mapping of names to floats.
         ValueError: If a name is missing, or the metric never ran the model that it was given.
     """
-    called: list[bool] = []
-    hooks = [module.register_forward_pre_hook(lambda *_: called.append(True)) for module in model.modules()]
-    returned = metric(model)
-    for hook in hooks:
-        hook.remove()
-    if not called:
+    watch = Watch()
+    returned = metric(evaluator.module(candidate, watch))
+    watch.off()
+    if not watch.called:
         raise ValueError(
             "Expected `metric` to run the model that it is given, but it never did: it must use its argument, not the "
             "dense network from around it, or every candidate gets the dense network's value."

@@ -40,6 +40,7 @@ class ExportedGraph:
         inputs: Placeholder names of the user's inputs, flattened as `flatten_inputs` flattens them.
         flatten_inputs: `(args, kwargs)` -> flat list of inputs.
         flatten_outputs: What the network returned -> flat list, in the order of the graph's outputs.
+        restore_outputs: Flat list -> what the network returns.
         dtype: The working precision.
     """
 
@@ -49,6 +50,7 @@ class ExportedGraph:
     inputs: tuple[str, ...]
     flatten_inputs: Callable[[Any], list[Any]]
     flatten_outputs: Callable[[Any], list[Any]]
+    restore_outputs: Callable[[list[Any]], Any]
     dtype: torch.dtype
 
 
@@ -180,6 +182,7 @@ def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: to
         inputs=tuple(p for p in placeholders if p not in held and p not in lifted),
         flatten_inputs=in_spec.flatten_up_to,
         flatten_outputs=out_spec.flatten_up_to,
+        restore_outputs=out_spec.unflatten,
         dtype=dtype,
     )
 

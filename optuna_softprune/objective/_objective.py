@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._space import PruningSpace
 from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
-from optuna_softprune.evaluation import METRIC, Metric, measure, not_finite, takes_trial
+from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
 from optuna_softprune.objective._record import CANDIDATE, DENSE, ITERATION, PREFIX, ROLE, claim
 from optuna_softprune.objective._requirement import Requirement
 from optuna_softprune.storage import (
@@ -59,6 +60,9 @@ class PruningObjective:
         reuse: Whether a candidate that the study already has gets its metrics from there. False for noisy metrics.
         mirror_constraints: Whether constraints are also written where optuna-dashboard 0.21 looks for them. `GPSampler`
             would then model each of them twice.
+        cache_bytes: Memory for what forward passes of different candidates have in common, so that it is computed
+            once. 0 if the metric measures how long a forward pass takes or what it does: then each candidate is
+            evaluated whole.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -76,12 +80,14 @@ class PruningObjective:
         requirements: Sequence[Requirement] = (),
         reuse: bool = True,
         mirror_constraints: bool = True,
+        cache_bytes: int = 2**30,
     ) -> None:
         _check_arguments(space, metric, constraint, objectives, directions, requirements)
         self._space, self._metric, self._constraint = space, metric, constraint
         self._objectives, self._directions = tuple(objectives), tuple(directions)
         self._requirements = tuple(requirements)
         self._reuse, self._mirror = reuse, mirror_constraints
+        self._cache_bytes = cache_bytes
         self._takes_trial = takes_trial(metric)
         self._lock = threading.Lock()
         # What belongs to a study, found again whenever it is not here: it only saves time.
@@ -89,6 +95,8 @@ class PruningObjective:
         self._known: PerStudy[History] = PerStudy()
         self._dense_of: PerStudy[dict[str, float]] = PerStudy()
         self._dense: dict[str, float] | None = None
+        self._making = threading.Lock()
+        self._evaluators: weakref.WeakKeyDictionary[PruningSpace, Evaluator] = weakref.WeakKeyDictionary()
 
     def __call__(self, trial: optuna.trial.BaseTrial) -> float | tuple[float, ...]:
         """Evaluate one candidate."""
@@ -142,6 +150,11 @@ class PruningObjective:
             )
         return space.prune(space.coefficients(study.best_trial.params))
 
+    @property
+    def peak_cache_bytes(self) -> int:
+        """The most memory that shared values have taken, in bytes; at most `cache_bytes` for each order of units."""
+        return max((evaluator.memory.peak for evaluator in self._evaluators.values()), default=0)
+
     def _metrics(
         self,
         trial: optuna.trial.BaseTrial,
@@ -170,7 +183,13 @@ class PruningObjective:
         self, space: PruningSpace, c: dict[str, float], trial: optuna.trial.BaseTrial, names: Sequence[str]
     ) -> dict[str, float]:
         metric: Metric = functools.partial(self._metric, trial=trial) if self._takes_trial else self._metric
-        return measure(metric, space.prune(c).eval(), names)
+        return measure(metric, self._evaluator_of(space), space.candidate(c), names)
+
+    def _evaluator_of(self, space: PruningSpace) -> Evaluator:
+        with self._making:
+            if space not in self._evaluators:
+                self._evaluators[space] = space.evaluator(self._cache_bytes, _logger.warning)
+            return self._evaluators[space]
 
     def _known_trial(
         self, study: optuna.Study, space: PruningSpace, c: dict[str, float]

@@ -181,8 +181,8 @@ def protect_what_fails(verifier: Verifier, network: Network) -> Network:
     return network.without(reasons)
 
 
-def _failure(verifier: Verifier, network: Network, groups: Sequence[Group]) -> str:
-    """Return what goes wrong when units of `groups` are removed, or an empty string."""
+def random_parts(network: Network, groups: Sequence[Group]) -> tuple[Kept, Kept]:
+    """Return two masks: without one unit of each of `groups`, and without about half of each."""
     random = np.random.default_rng(0)
     one, many = np.ones(network.units, bool), np.ones(network.units, bool)
     for group in groups:
@@ -190,8 +190,13 @@ def _failure(verifier: Verifier, network: Network, groups: Sequence[Group]) -> s
         one[order[:1]] = False
         # Half of them, more or less: equal groups must not lose equal numbers.
         many[order[: random.integers(group.size // 4, group.size - group.size // 4 - 1, endpoint=True)]] = False
+    return one, many
+
+
+def _failure(verifier: Verifier, network: Network, groups: Sequence[Group]) -> str:
+    """Return what goes wrong when units of `groups` are removed, or an empty string."""
     try:
-        comparisons = [verifier.compare(network, kept) for kept in (one, many)]
+        comparisons = [verifier.compare(network, kept) for kept in random_parts(network, groups)]
     except Exception as failure:
         line = user_line(failure)
         return f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"

@@ -1,0 +1,189 @@
+"""A removed module that is made when somebody looks at more of it than what it returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+CANDIDATE = "_softprune_candidate"
+
+
+class Watch:
+    """Whether a network, or a part of it, was called."""
+
+    def __init__(self) -> None:
+        self.called = False
+        self._hooks: list[Any] = []
+
+    def on(self, model: nn.Module) -> None:
+        """Look at every module of `model`."""
+        self._hooks += [module.register_forward_pre_hook(self._note) for module in model.modules()]
+
+    def off(self) -> None:
+        """Leave no trace in the network."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, *_: Any) -> None:
+        self.called = True
+
+
+class LazyCandidate:
+    """What a lazy module stands for.
+
+    Args:
+        make: Makes the removed module, whole, in eval mode, sharing nothing.
+        forward: `(args, kwargs) -> what the network returns`; raises `NotShared` where the module itself is needed.
+        device: Of the weights; None if they lie on several.
+        first: Name of the first parameter and a function that returns its kept elements, or None if there is none.
+        watch: Is told of calls.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], nn.Module],
+        forward: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        device: torch.device | None,
+        first: tuple[tuple[str, ...], Callable[[], nn.Parameter]] | None,
+        watch: Watch,
+    ) -> None:
+        self.make, self.forward, self.device, self.first, self.watch = make, forward, device, first, watch
+        self.shown: nn.Parameter | None = None
+
+    def show(self) -> nn.Parameter | None:
+        """Return the first parameter, for who only wants to know a device or a dtype."""
+        if self.shown is None and self.first is not None:
+            self.shown = self.first[1]()
+        return self.shown
+
+    def changed(self) -> bool:
+        """Whether the parameter that was shown is no longer what it was."""
+        return self.shown is not None and not torch.equal(self.shown, self.first[1]())  # type: ignore[index]
+
+    def made(self) -> nn.Module:
+        """Return the removed module."""
+        module = self.make()
+        if self.shown is not None:
+            for name in self.first[0]:  # type: ignore[index]
+                path, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(path), leaf, self.shown)
+        return module
+
+
+def lazy_class(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """Return the class of lazy modules of `kind`, or None if `kind` is called or looked at in ways of its own.
+
+    Calling one, asking for eval mode, for its device (`to`) or for the device or dtype of its first parameter needs
+    no module. Whatever else is asked makes it the removed module, an instance of `kind` itself, from then on.
+    """
+    own = {name for base in kind.__mro__ if base not in (nn.Module, object) for name in vars(base)}
+    if own & {"__call__", "__getattribute__", "__init_subclass__", "__slots__", "eval", "train", "to", "parameters"}:
+        return None
+    methods = {
+        "__getattribute__": _getattribute,
+        "__call__": _call,
+        "eval": _eval,
+        "train": _train,
+        "to": _to,
+        "parameters": _parameters,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    metaclass: Any = type(kind)
+    made: type[nn.Module] = metaclass(kind.__name__, (kind,), methods)
+    return made
+
+
+def lazy_module(kind: type[nn.Module], candidate: LazyCandidate) -> nn.Module:
+    """Return a module of a lazy class."""
+    module: nn.Module = kind.__new__(kind)
+    object.__setattr__(module, CANDIDATE, candidate)
+    return module
+
+
+def _candidate(module: nn.Module) -> LazyCandidate | None:
+    held: LazyCandidate | None = object.__getattribute__(module, "__dict__").get(CANDIDATE)
+    return held
+
+
+def _become_real(module: nn.Module) -> None:
+    candidate = _candidate(module)
+    if candidate is None:
+        return
+    kind = type(module).__mro__[1]
+    real = candidate.made()
+    candidate.watch.on(real)
+    object.__setattr__(module, "__dict__", real.__dict__)
+    object.__setattr__(module, "__class__", kind)
+
+
+# The methods of a lazy class.
+
+
+def _getattribute(self: nn.Module, name: str) -> Any:
+    if _candidate(self) is not None:
+        if name == "training":
+            return False
+        if name == "__class__":  # `isinstance` asks for it
+            return type(self).__mro__[1]
+        if name not in ("eval", "train", "to", "parameters", "__call__"):
+            _become_real(self)
+            return getattr(self, name)
+    return object.__getattribute__(self, name)
+
+
+def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    from optuna_softprune.evaluation._program import NotSharedError
+
+    candidate = _candidate(self)
+    if candidate is not None and not candidate.changed():
+        candidate.watch.called = True
+        try:
+            return candidate.forward(args, kwargs)
+        except NotSharedError:
+            pass
+    _become_real(self)
+    return self(*args, **kwargs)
+
+
+def _eval(self: nn.Module) -> nn.Module:
+    return self.train(False)
+
+
+def _train(self: nn.Module, mode: bool = True) -> nn.Module:
+    if mode or _candidate(self) is None:
+        _become_real(self)
+        self.train(mode)
+    return self
+
+
+def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    candidate = _candidate(self)
+    same = (
+        candidate is not None
+        and not kwargs
+        and len(args) == 1
+        and isinstance(args[0], (str, torch.device))
+        and torch.device(args[0]) == candidate.device
+    )
+    if not same:
+        _become_real(self)
+        self.to(*args, **kwargs)
+    return self
+
+
+def _parameters(self: nn.Module, recurse: bool = True) -> Iterator[Tensor]:
+    candidate = _candidate(self)
+    first = candidate.show() if candidate is not None and recurse else None
+    if first is not None:
+        yield first
+    _become_real(self)
+    yield from (each for each in self.parameters(recurse) if each is not first)

@@ -1,0 +1,169 @@
+"""Sizes that an exported graph states as numbers: what they are in a smaller network, and for another batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna_softprune.graph import keeps_whole_groups, operation_name
+from optuna_softprune.removal import Kept, kept_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.fx import Node
+
+    from optuna_softprune.graph import Units
+
+    _Maker = Callable[[Node, Mapping[int, Units], bool], dict[int, "Resize"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What operations of one forward pass depend on besides values.
+
+    Attributes:
+        kept: Shape (units,): whether each unit stays.
+        batch: Length of axis 0 of the first input.
+        example_batch: The same of the example inputs.
+        may_write: Whether an operation may write its result into an operand that nobody reads afterwards.
+    """
+
+    kept: Kept
+    batch: int
+    example_batch: int
+    may_write: bool
+
+    def length(self, units: Units) -> int:
+        """Return the length of an axis in the smaller network."""
+        return int(kept_indices(units, self.kept).sum())
+
+    def leading(self, size: int) -> int:
+        """Return what a size along axis 0, a multiple of the example's batch, is for this batch."""
+        multiple, rest = divmod(size, self.example_batch)
+        return size if rest or size < 0 else multiple * self.batch
+
+
+# (sizes, arguments with the values at hand) -> the new argument.
+Resize = Callable[[Sizes, list[Any]], Any]
+
+
+def resizes(node: Node, axes: Mapping[int, Units], *, batched: bool) -> dict[int, Resize]:
+    """Return position -> new value of the arguments of `node` that follow the sizes of a network or a batch.
+
+    Args:
+        node: The operation.
+        axes: Axis -> units of those axes of its output that can shrink.
+        batched: Whether axis 0 follows the batch: the operation depends on the inputs.
+    """
+    make = _MAKERS.get(operation_name(node))
+    return {} if make is None else make(node, axes, batched)
+
+
+def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0, *, spreads: bool = False) -> _Maker:
+    """Make the rule of an argument that states lengths of the output, from `first_axis` on.
+
+    What `spreads` makes a parameter as long as the batch too.
+    """
+
+    def make(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+        stated = node.args[position]
+        if not isinstance(stated, (list, tuple)):
+            return {}
+        start = first_axis(node)
+
+        def length(sizes: Sizes, axis: int, size: Any) -> Any:
+            if size == -1:
+                return size
+            if axis in axes:
+                return sizes.length(axes[axis])
+            return sizes.leading(size) if axis == 0 and (batched or spreads) else size
+
+        return {position: lambda sizes, args: [length(sizes, start + i, size) for i, size in enumerate(stated)]}
+
+    return make
+
+
+def _of_first(node: Node) -> tuple[int, ...]:
+    """Return the shape of the first operand in the dense network."""
+    shape: Any = node.args[0]
+    return tuple(shape.meta["val"].shape)
+
+
+def _unflattened(node: Node) -> int:
+    axis: Any = node.args[1]
+    return int(axis % len(_of_first(node)))
+
+
+def _normalised(node: Node) -> int:
+    shape: Any = node.args[1]
+    return len(_of_first(node)) - len(shape)
+
+
+def _convolution(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+    groups: Any = node.args[6] if len(node.args) > 6 else 1
+    x, out, weight = _of_first(node), node.meta["val"].shape, node.args[1].meta["val"].shape  # type: ignore[union-attr]
+    channel = len(out) - len(weight) + 1
+    return _group_count(6, groups, x[channel] // groups, out[channel] // groups, channel - len(out))
+
+
+def _group_norm(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+    groups: Any = node.args[1]
+    channels = _of_first(node)[1]
+    return _group_count(1, groups, channels // groups, channels // groups, 1 - len(_of_first(node)))
+
+
+def _group_count(position: int, groups: int, width_in: int, width_out: int, channel: int) -> dict[int, Resize]:
+    if groups == 1 or not keeps_whole_groups(groups, width_in, width_out):
+        return {}
+    return {position: lambda sizes, args: args[0].shape[channel] // width_in}
+
+
+def _split(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+    axis: Any = node.args[2] if len(node.args) > 2 else 0
+    stated: Any = node.args[1]
+    pieces = len(node.meta["val"])
+    if isinstance(stated, (list, tuple)):
+        if len(set(stated)) > 1:
+            return {}  # unequal pieces keep their length
+        return {1: lambda sizes, args: [args[0].shape[axis] // pieces] * pieces}
+    if stated * pieces != _of_first(node)[axis]:
+        return {}
+    return {1: lambda sizes, args: args[0].shape[axis] // pieces}
+
+
+def _slice(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+    """Follow a slice that is a fraction of its axis; any other counts positions, which do not move."""
+    stated: Any = [*node.args, *[0, 0, None, None, 1][len(node.args) :]]
+    axis, start, end, step = stated[1:]
+    length = _of_first(node)[axis]
+    first, stop, _ = slice(start, end).indices(length)
+    piece = stop - first
+    if axis % len(_of_first(node)) not in axes or step != 1 or piece < 1 or length % piece or first % piece:
+        return {}
+    return {
+        2: lambda sizes, args: first * args[0].shape[axis] // length,
+        3: lambda sizes, args: stop * args[0].shape[axis] // length,
+    }
+
+
+_MAKERS: dict[str, _Maker] = {
+    "view": _shape(1),
+    "_unsafe_view": _shape(1),
+    "reshape": _shape(1),
+    "expand": _shape(1, spreads=True),
+    "broadcast_to": _shape(1, spreads=True),
+    "unflatten": _shape(2, _unflattened),
+    "layer_norm": _shape(1, _normalised),
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv3d": _convolution,
+    "conv_transpose1d": _convolution,
+    "conv_transpose2d": _convolution,
+    "conv_transpose3d": _convolution,
+    "group_norm": _group_norm,
+    "split": _split,
+    "split_with_sizes": _split,
+    "slice": _slice,
+}

@@ -1,0 +1,382 @@
+"""What a metric sees of a candidate is the removed network, however little of it was computed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from checks import candidates
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from optuna_softprune import PruningObjective, PruningSpace
+from optuna_softprune.testing import ZOO, randomise
+from optuna_softprune.testing.strategies import random_networks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from optuna_softprune.testing import RandomNetwork
+
+WARNING = "optuna_softprune"
+
+
+class Seen:
+    """A metric that keeps what networks return on some inputs."""
+
+    def __init__(self, *inputs: tuple[Any, ...]) -> None:
+        self.inputs = inputs
+        self.outputs: list[Any] = []
+
+    def __call__(self, model: nn.Module) -> float:
+        with torch.no_grad():
+            self.outputs = [model(*each) for each in self.inputs]
+        return 0.0
+
+
+def evaluate(objective: PruningObjective, c: Mapping[str, float]) -> float:
+    """Return the value of one candidate."""
+    value = objective(optuna.trial.FixedTrial(dict(c)))
+    assert isinstance(value, float)
+    return value
+
+
+def leaves(outputs: Any) -> list[Any]:
+    found: list[Any] = pytree.tree_leaves(outputs)
+    return found
+
+
+def assert_like_the_removed_network(space: PruningSpace, inputs: Sequence[tuple[Any, ...]]) -> PruningObjective:
+    """Values are those of the removed network; those that are looked up are bit for bit those that were computed."""
+    seen = Seen(*inputs)
+    objective = PruningObjective(space, seen)
+    some = list(candidates(space, 4))
+    first: list[Any] = []
+    for again in (False, True):
+        for i, c in enumerate(some):
+            evaluate(objective, c)
+            small = space.prune(c).eval()
+            with torch.no_grad():
+                expected = leaves([small(*each) for each in inputs])
+            got = leaves(seen.outputs)
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+            if again:
+                torch.testing.assert_close(got, first[i], rtol=0, atol=0, equal_nan=True)
+            else:
+                first.append(got)
+    return objective
+
+
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+@pytest.mark.parametrize("network", [n for n in ZOO if n.groups], ids=lambda network: network.name)
+def test_zoo(network: Any) -> None:
+    model = randomise(network.build()).eval()
+    args = network.inputs()
+    twice = tuple(torch.cat([each, each.flip(0)]) for each in args)
+    inputs = [args, twice] if network.name not in ("two_inputs", "norms", "shared_module") else [args]
+    assert_like_the_removed_network(PruningSpace(model, args), inputs)
+
+
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(random_networks())
+def test_random_network(model: RandomNetwork) -> None:
+    randomise(model)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        space = PruningSpace(model.eval(), (x,))
+    except ValueError:
+        return  # nothing to prune
+    assert_like_the_removed_network(space, [(x,), (torch.cat([x, x.flip(1)]),)])
+
+
+def mlp() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in ((6, 12), (12, 10), (10, 8), (8, 6)):
+        layers += [nn.Linear(a, b), nn.Tanh()]
+    return randomise(nn.Sequential(*layers)).eval()  # type: ignore[return-value]
+
+
+MODEL = mlp()
+X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+SPACE = PruningSpace(MODEL, (X,))
+HALF = SPACE.snap({name: found.high / 2 for name, found in SPACE.distributions.items()})
+
+
+class Counted(nn.Module):
+    """A linear layer that counts its forward passes."""
+
+    passes = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).passes += 1
+        return torch.tanh(self.linear(x))
+
+
+def test_the_network_itself_does_not_run_again() -> None:
+    model = randomise(nn.Sequential(Counted(), nn.Linear(6, 9), nn.Linear(9, 2))).eval()
+    space = PruningSpace(model, (X,))
+    objective = PruningObjective(space, Seen((X,)))
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    passes = Counted.passes
+    for c in candidates(space, 5):
+        evaluate(objective, c)
+    assert Counted.passes == passes
+    assert objective.peak_cache_bytes > 0
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+        self.decoder = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.decoder(self.encoder(x))
+        return found
+
+    def code(self, x: Tensor) -> Tensor:
+        found: Tensor = self.encoder(x)
+        return found
+
+
+def weakened(model: nn.Module) -> Tensor:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+    return run(model)
+
+
+def first_weakened(model: nn.Module) -> Tensor:
+    model.eval()
+    next(model.parameters()).data.mul_(0.5)
+    return run(model)
+
+
+def hooked(model: nn.Module) -> Tensor:
+    assert isinstance(model, Encoder)
+    seen = []
+    handle = model.encoder.register_forward_hook(lambda module, args, out: seen.append(out))
+    run(model)
+    handle.remove()
+    return seen[0]
+
+
+def in_between(model: nn.Module) -> Tensor:
+    before = run(model)
+    assert isinstance(model, Encoder)
+    return before + model.code(X).sum(1, keepdim=True)
+
+
+def stored(model: nn.Module) -> Tensor:
+    model.register_buffer("offset", torch.ones(6))
+    return run(model) + model.get_buffer("offset")
+
+
+def on_its_device(model: nn.Module) -> Tensor:
+    assert not isinstance(model, nn.DataParallel)
+    assert not model.training
+    device = next(model.parameters()).device
+    return run(model.to(device).train(False))
+
+
+def second_network(model: nn.Module) -> Tensor:
+    again = copy.deepcopy(model)
+    assert type(again) is Encoder
+    pickled: nn.Module = pickle.loads(pickle.dumps(model))
+    assert type(pickled) is type(model) is Encoder
+    return run(again) + run(pickled) + run(model)
+
+
+def trained(model: nn.Module) -> Tensor:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model(X) - X).square().mean().backward()
+    optimizer.step()
+    return run(model)
+
+
+def counted(model: nn.Module) -> Tensor:
+    return run(model) * sum(p.numel() for p in model.parameters()) + len(model.state_dict())
+
+
+def switched(model: nn.Module) -> Tensor:
+    model.train()
+    assert model.training
+    return run(model)
+
+
+def spoilt(model: nn.Module) -> Tensor:
+    run(model).zero_()
+    return run(model)
+
+
+def by_functional_call(model: nn.Module) -> Tensor:
+    halves = {name: parameter * 0.5 for name, parameter in model.named_parameters()}
+    out: Tensor = torch.func.functional_call(model, halves, (X,))
+    return out.detach()
+
+
+def run(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(X)
+    return out
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        weakened, first_weakened, hooked, in_between, stored, on_its_device, second_network, trained, counted, switched,
+        spoilt, by_functional_call,
+    ],
+)  # fmt: skip
+def test_a_metric_may_do_with_its_network_what_it_likes(use: Callable[[nn.Module], Tensor]) -> None:
+    model = randomise(Encoder()).eval()
+    before = copy.deepcopy(model.state_dict())
+    space = PruningSpace(model, (X,))
+    outputs: list[Tensor] = []
+
+    def metric(network: nn.Module) -> float:
+        with torch.no_grad():
+            network(X + 1)
+        outputs.append(use(network))
+        return 0.0
+
+    objective = PruningObjective(space, metric)
+    for c in list(candidates(space, 3)) * 2:
+        outputs.clear()
+        evaluate(objective, c)
+        torch.testing.assert_close(outputs[-1], use(space.prune(c).eval()))
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_metric_without_a_call_is_an_error_even_where_the_network_is_read() -> None:
+    objective = PruningObjective(SPACE, lambda model: float(sum(p.numel() for p in model.parameters())))
+    with pytest.raises(ValueError, match="but it never did"):
+        evaluate(objective, HALF)
+
+
+def expected_on(x: Tensor, c: Mapping[str, float]) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = SPACE.prune(c)(x)
+    return out
+
+
+def test_inputs_are_compared_not_trusted() -> None:
+    """The same tensor with other contents, written past torch, is another input."""
+    x = X.clone()
+    seen = Seen((x,))
+    objective = PruningObjective(SPACE, seen)
+    for c in list(candidates(SPACE, 2)) * 2:
+        evaluate(objective, c)
+        torch.testing.assert_close(seen.outputs[0], expected_on(x, c))
+        x.numpy()[3] += 1.0
+
+
+def test_shuffled_data_is_right_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    seen = Seen()
+    objective = PruningObjective(SPACE, seen)
+    optuna.logging.enable_propagation()
+    for _ in range(80):
+        seen.inputs = ((X[random.permutation(16)],),)
+        evaluate(objective, HALF)
+        torch.testing.assert_close(seen.outputs[0], expected_on(seen.inputs[0][0], HALF))
+    optuna.logging.disable_propagation()
+    assert sum("shuffled data" in message for message in caplog.messages) == 1
+
+
+def test_gradients_are_left_alone_and_the_remedy_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def metric(model: nn.Module) -> float:
+        out = model(X)
+        assert out.requires_grad
+        return float(out.sum().item())
+
+    objective = PruningObjective(SPACE, metric)
+    optuna.logging.enable_propagation()
+    values = [evaluate(objective, HALF) for _ in range(3)]
+    optuna.logging.disable_propagation()
+    assert values == [expected_on(X, HALF).sum().item()] * 3
+    assert sum("torch.no_grad()" in message for message in caplog.messages) == 1
+
+
+def test_a_metric_that_measures_time_gets_the_whole_network(caplog: pytest.LogCaptureFixture) -> None:
+    """It runs the network again and again on one input; passes that are looked up would say nothing of its speed."""
+    model = randomise(nn.Sequential(Counted(), nn.Linear(6, 9), nn.Linear(9, 2))).eval()
+    space = PruningSpace(model, (X,))
+    objective = PruningObjective(space, Seen(*[(X,)] * 5))
+    optuna.logging.enable_propagation()
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    passes = Counted.passes
+    for c in candidates(space, 3):
+        evaluate(objective, c)
+    optuna.logging.disable_propagation()
+    assert Counted.passes == passes + 3 * 5
+    assert sum("on the same input" in message for message in caplog.messages) == 1
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out + 1e-9 * torch.rand_like(out)
+
+
+def test_a_random_network_is_evaluated_whole_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    objective = PruningObjective(PruningSpace(randomise(Noisy()).eval(), (X,)), Seen((X,)))
+    optuna.logging.enable_propagation()
+    for _ in range(2):
+        evaluate(objective, {"layers.0": 0.5})
+    optuna.logging.disable_propagation()
+    assert sum("is random" in message for message in caplog.messages) == 1
+    assert objective.peak_cache_bytes == 0
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3000, 20_000])
+def test_memory_stays_in_its_budget(budget: int) -> None:
+    seen = Seen((X,), (X + 1,))
+    objective = PruningObjective(SPACE, seen, cache_bytes=budget)
+    for c in candidates(SPACE, 30):
+        evaluate(objective, c)
+        torch.testing.assert_close(seen.outputs[0], expected_on(X, c))
+        torch.testing.assert_close(seen.outputs[1], expected_on(X + 1, c))
+        assert objective.peak_cache_bytes <= budget
+
+
+def test_many_threads_see_what_one_sees() -> None:
+    def metric(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(sum((model(part) - part).square().mean().item() for part in X.split(5)))
+
+    found = []
+    for jobs in (1, 4):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="minimize")
+        objective = PruningObjective(SPACE, metric, directions=("minimize",), reuse=False)
+        for level in np.linspace(0, 0.75, 40):
+            study.enqueue_trial({name: level for name in SPACE.distributions})
+        study.optimize(objective, n_trials=40, n_jobs=jobs)
+        found.append({trial.params["0"]: trial.value for trial in study.trials})
+    assert found[0] == found[1]
+
+
+def test_mixed_precision_is_not_taken_for_full() -> None:
+    seen = Seen((X,))
+    objective = PruningObjective(SPACE, seen)
+    evaluate(objective, HALF)
+    with torch.autocast("cpu", torch.bfloat16):
+        evaluate(objective, HALF)
+        with torch.no_grad():
+            expected = SPACE.prune(HALF)(X)
+    assert seen.outputs[0].dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(seen.outputs[0], expected)
