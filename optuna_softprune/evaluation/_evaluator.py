@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Program, program
+from optuna_softprune.evaluation._program import NotSharedError, Operation, Program, program
 from optuna_softprune.evaluation._sizes import Sizes
 from optuna_softprune.graph import map_tensors, tensors
 from optuna_softprune.removal import random_parts, remove, smaller
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from optuna_softprune.graph import Network
     from optuna_softprune.removal import Kept
 
+# Passes in a row that had nothing in common with others, after which none is remembered for a while.
+BARREN = 16
 # Passes in a row with unknown inputs after which inputs are no longer compared.
 PATIENCE = 64
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
@@ -67,7 +70,8 @@ class Evaluator:
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._inputs: dict[Place, list[Any]] = {}
-        self._unknown = 0
+        self._unknown = self._barren = 0
+        self._recent: deque[Hashable] = deque(maxlen=512)
         self._proven: dict[Hashable, str] = {}
         self._weights = dict(tensors(model))
         self._names: dict[int, tuple[str, ...]] = {}
@@ -154,11 +158,11 @@ class Evaluator:
         """
         key = (mode, *((tuple(each.shape), each.dtype) if isinstance(each, Tensor) else "" for each in flat))
         if key not in self._proven:
-            self._proven[key] = self._difference(program, flat, call)
+            self._proven[key] = self._difference(program, flat, call, mode)
         if self._proven[key]:
             raise NotSharedError(self._proven[key])
 
-    def _difference(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any]) -> str:
+    def _difference(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> str:
         """Return what differs between the program and the module with about half of all units removed."""
         exported = self._network.exported
         _, kept = random_parts(self._network, self._network.groups)
@@ -171,7 +175,7 @@ class Evaluator:
             except Exception:
                 return "the removed network does not take these inputs"  # its own error will say why
             try:
-                got = self.run(program, Candidate((), kept), flat, None)
+                got = self.run(program, Candidate((), kept), flat, None, may_write=mode is None)
             except Exception as error:
                 return f"the exported graph does not take such inputs ({type(error).__name__})"
         same = all(_alike(one, other) for one, other in zip(got, expected, strict=True))
@@ -187,7 +191,6 @@ class Evaluator:
             return False
         with self._lock:
             if place not in self._inputs:
-                fits = self.memory.reserve(sum(each.nbytes for each in flat if isinstance(each, Tensor)))
                 before = self._inputs.get(place._replace(call=place.call - 1))
                 if before is not None and all(_equal(one, other) for one, other in zip(before, flat, strict=True)):
                     self._program = None
@@ -195,7 +198,7 @@ class Evaluator:
                         "the metric runs the network again on the same input, as if to measure its speed (a metric "
                         "that measures it in one pass needs `cache_bytes=0`)"
                     )
-                if fits:
+                if self.memory.reserve(sum(each.nbytes for each in flat if isinstance(each, Tensor))):
                     self._inputs[place] = [each.clone() if isinstance(each, Tensor) else each for each in flat]
         if place not in self._inputs:
             self.tell(
@@ -212,25 +215,59 @@ class Evaluator:
             )
         return known
 
-    def run(self, program: Program, candidate: Candidate, flat: Sequence[Any], place: Place | None) -> list[Any]:
-        """Return the flat outputs of a pass whose inputs are those remembered at `place`; None: not remembered."""
+    def is_promising(self, program: Program, candidate: Candidate, place: Place) -> bool:
+        """Whether a pass may have something in common with others.
+
+        Not if a number of passes in a row had nothing, and this one has nothing in common with them: a search that
+        jumps about pays neither for comparing inputs nor for remembering values.
+        """
+        if self._barren < BARREN:
+            return True
+        operations = program.operations.items()
+        keys = [_key(number, each, candidate, place) for number, each in operations if each.shared and each.of_input]
+        with self._lock:
+            seen = any(key in self._recent for key in keys)
+            self._recent.extend(keys)
+        if seen:
+            self._barren = 0
+        return seen
+
+    def run(
+        self,
+        program: Program,
+        candidate: Candidate,
+        flat: Sequence[Any],
+        place: Place | None,
+        *,
+        may_write: bool = False,
+        remember: bool = False,
+    ) -> list[Any]:
+        """Return the flat outputs of a pass.
+
+        Args:
+            program: What is computed.
+            candidate: For which candidate.
+            flat: The flat inputs.
+            place: Where these inputs are remembered; None: nowhere.
+            may_write: Whether operations may write into operands that nobody needs any more.
+            remember: Whether values and weights are looked up and remembered.
+        """
         values: list[Any] = [None] * program.length
         for number, given in zip(program.inputs, flat, strict=True):
             values[number] = given
         batch = next((each.shape[0] for each in flat if isinstance(each, Tensor) and each.dim()), 1)
-        sizes = Sizes(candidate.kept, batch, program.batch, may_write=place is None or place.autocast is None)
+        sizes = Sizes(candidate.kept, batch, program.batch, may_write)
         own = {each.untyped_storage().data_ptr() for each in flat if isinstance(each, Tensor)}
         held: set[int] = set()
 
         def key_of(number: int) -> Hashable:
+            """Return under what a value is remembered, or None if it is not."""
             operation = program.operations[number]
-            where = place if operation.of_input else ""
-            return (number, where, *(candidate.counts[group] for group in operation.groups))
+            if not remember or not operation.shared or (place is None and operation.of_input):
+                return None
+            return _key(number, operation, candidate, place)
 
-        def may_share(number: int) -> bool:
-            operation = program.operations[number]
-            return operation.shared and bool(candidate.counts) and (place is not None or not operation.of_input)
-
+        found_something = False
         missing: set[int] = set()
         stack = [each for each in program.outputs if isinstance(each, int)]
         while stack:
@@ -238,24 +275,29 @@ class Evaluator:
             if values[number] is not None or number in missing:
                 continue
             if number in program.operations:
-                if may_share(number) and (found := self.memory.get(key_of(number))) is not None:
+                key = key_of(number)
+                if key is not None and (found := self.memory.get(key)) is not None:
                     values[number] = found
+                    found_something |= program.operations[number].of_input
                     held.add(found.untyped_storage().data_ptr())
                 else:
                     missing.add(number)
                     stack += program.operations[number].sources
             elif number in program.weights:
-                values[number] = self._weight(program, candidate, number)
+                values[number] = self._weight(program, candidate, number, remember)
                 held.add(values[number].untyped_storage().data_ptr())
             elif number in program.constants:
                 values[number] = program.constants[number]
                 held.add(values[number].untyped_storage().data_ptr())
+        if place is not None:
+            self._barren = 0 if found_something else self._barren + 1
         for number, operation in program.operations.items():
             if number not in missing:
                 continue
             value = values[number] = operation.run(values, sizes)
-            if may_share(number) and value.untyped_storage().data_ptr() not in own:
-                self.memory.put(key_of(number), value)
+            key = key_of(number)
+            if key is not None and value.untyped_storage().data_ptr() not in own:
+                self.memory.put(key, value)
                 held.add(value.untyped_storage().data_ptr())
             for done in operation.done_with:
                 values[done] = None
@@ -268,11 +310,11 @@ class Evaluator:
         """Return flat outputs as the network returns them."""
         return self._network.exported.restore_outputs(outputs)
 
-    def _weight(self, program: Program, candidate: Candidate, number: int) -> Tensor:
+    def _weight(self, program: Program, candidate: Candidate, number: int, remember: bool) -> Tensor:
         """Return what is kept of a parameter or buffer."""
         name, groups = program.weights[number]
         dense = self._weights[name].detach()
-        if not groups or not candidate.counts:
+        if not groups or not remember:
             return smaller(self._network, name, dense, candidate.kept)
         key = (name, *(candidate.counts[group] for group in groups))
         found = self.memory.get(key)
@@ -299,11 +341,26 @@ class _Passes:
             evaluator.prove(self._program, flat, (args, kwargs), autocast)
             place = Place(self._next, autocast)
             self._next += 1
-            known = evaluator.recognise(place, flat)
+            promising = evaluator.is_promising(self._program, self._candidate, place)
+            known = promising and evaluator.recognise(place, flat)
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
-        return evaluator.restored(evaluator.run(self._program, self._candidate, flat, place if known else None))
+        outputs = evaluator.run(
+            self._program,
+            self._candidate,
+            flat,
+            place if known else None,
+            may_write=autocast is None,
+            remember=promising,
+        )
+        return evaluator.restored(outputs)
+
+
+def _key(number: int, operation: Operation, candidate: Candidate, place: Place | None) -> Hashable:
+    """Return what a value depends on."""
+    where = place if operation.of_input else None
+    return (number, where, *(candidate.counts[group] for group in operation.groups))
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -25,7 +25,7 @@ from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampl
 from optuna_softprune.testing import randomise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Coefficients = dict[str, float]
 
@@ -56,7 +56,7 @@ def grid(space: PruningSpace, count: int) -> Iterator[Coefficients]:
 
 
 def gradients(space: PruningSpace, count: int) -> Iterator[Coefficients]:
-    """Yield random candidates, each with the probes of a gradient by central differences of 2 %, a unit at least."""
+    """Yield random candidates, each before the probes of its gradient: central differences of 2 %, a unit at least."""
     random = np.random.default_rng(0)
     step = np.maximum(0.02, 1.01 / space.lattice.sizes)
     for _ in range(count):
@@ -87,47 +87,46 @@ def by_torch_pruning(model: nn.Module, space: PruningSpace, c: Coefficients, exa
     return network.eval()
 
 
-def measure(model: nn.Module, x: Tensor, walk: Any, count: int, every: int) -> dict[str, float]:
-    """Return mean milliseconds a candidate of one walk; (a), (b) and pruning are measured at each `every`th."""
+def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
+    """Return the mean milliseconds of calls, one behind the other."""
+    seconds = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.fmean(seconds) * 1e3
+
+
+def measure(model: nn.Module, x: Tensor, walk: str, candidates: list[Coefficients], every: int) -> dict[str, float]:
+    """Return mean milliseconds a candidate; (a), (b) and pruning are measured on each `every`th.
+
+    Of gradients only the probes count, not the candidate that they surround.
+    """
     space = PruningSpace(model, (x[:2],))
     evaluator = space.evaluator(2**30, print)
-    seconds: dict[str, list[float]] = {"a": [], "b": [], "prune": [], "shared": []}
-    difference = 0.0
+    outputs: list[Tensor] = []
+    round_trip = 2 * len(space.groups) + 1 if walk == "gradients" else 0
+    some = [c for i, c in enumerate(candidates) if not round_trip or i % round_trip][::every]
     with torch.no_grad():
         evaluator.module(space.candidate(dict.fromkeys(space.distributions, 0.0)))(x)
-        for i, c in enumerate(walk(space, count)):
-            start = time.perf_counter()
-            output = evaluator.module(space.candidate(c))(x)
-            seconds["shared"].append(time.perf_counter() - start)
-            if i % every:
-                continue
-            start = time.perf_counter()
-            small = space.prune(c).eval()
-            seconds["prune"].append(time.perf_counter() - start)
-            difference = max(difference, ((small(x) - output).abs().max() / output.abs().max()).item())
-            start = time.perf_counter()
-            small(x)
-            seconds["b"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            try:
-                by_torch_pruning(model, space, c, x[:2])(x)
-                seconds["a"].append(time.perf_counter() - start)
-            except RuntimeError:  # the sizes in `nn.Unflatten` stay as they were
-                seconds["a"].append(math.nan)
-    mean = {name: statistics.fmean(found) * 1e3 for name, found in seconds.items()}
-    memory = evaluator.memory
-    return {
-        "a_ms": mean["a"],
-        "b_ms": mean["b"],
-        "prune_ms": mean["prune"],
-        "ms": mean["shared"],
-        "to_a": mean["shared"] / mean["a"],
-        "to_b": mean["shared"] / mean["b"],
-        "to_prune_and_b": mean["shared"] / (mean["b"] + mean["prune"]),
-        "looked_up": memory.hits / (memory.hits + memory.misses),
-        "peak_mib": memory.peak / 2**20,
-        "difference": difference,
-    }
+        times = [milliseconds([lambda c=c: evaluator.module(space.candidate(c))(x)]) for c in candidates]  # type: ignore[misc]
+        shared = statistics.fmean(t for i, t in enumerate(times) if not round_trip or i % round_trip)
+        memory = evaluator.memory
+        found = {"looked_up": memory.hits / (memory.hits + memory.misses), "peak_mib": memory.peak / 2**20}
+        prune = milliseconds(lambda c=c: space.prune(c) for c in some)  # type: ignore[misc]
+        networks = [space.prune(c).eval() for c in some]
+        forward = milliseconds(lambda n=n: outputs.append(n(x)) for n in networks)  # type: ignore[misc]
+        difference = max(
+            ((evaluator.module(space.candidate(c))(x) - y).abs().max() / y.abs().max()).item()
+            for c, y in zip(some, outputs, strict=True)
+        )
+        try:
+            peer = milliseconds(lambda c=c: by_torch_pruning(model, space, c, x[:2])(x) for c in some)  # type: ignore[misc]
+        except RuntimeError:  # the sizes in `nn.Unflatten` stay as they were
+            peer = math.nan
+    found |= {"a_ms": peer, "b_ms": forward, "prune_ms": prune, "ms": shared}
+    ratios = {"to_a": shared / peer, "to_b": shared / forward, "to_prune_and_b": shared / (prune + forward)}
+    return {**found, **ratios, "difference": difference}
 
 
 def search_seconds(model: nn.Module, x: Tensor, name: str, trials: int, cache_bytes: int) -> float:
@@ -195,10 +194,9 @@ def main() -> None:
     ]
     rows: list[dict[str, Any]] = []
     for walk, name, walked, number, every in cases[:2] if quick else cases:
-        runs = [
-            measure(*networks[name], walked, min(number, 20 if quick else number), every)
-            for _ in range(1 if quick else 3)
-        ]
+        space = PruningSpace(networks[name][0], (networks[name][1][:2],))
+        candidates = list(walked(space, min(number, 20) if quick else number))
+        runs = [measure(*networks[name], walk, candidates, every) for _ in range(1 if quick else 3)]
         printed(
             rows,
             {"walk": walk, "network": name, **{key: statistics.median(run[key] for run in runs) for key in runs[0]}},
