@@ -1,14 +1,67 @@
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import optuna
 import pytest
 import torch
 from hypothesis import settings
+from searching import NAME
+
+from optuna_softprune import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # The same examples every time: what a test finds on one machine it finds on all.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
+# Servers that tests may use: kind of storage -> environment variable with its address. The proxy is started here.
+SERVERS = {
+    "postgresql": "SOFTPRUNE_TEST_POSTGRESQL",
+    "mysql": "SOFTPRUNE_TEST_MYSQL",
+    "redis": "SOFTPRUNE_TEST_REDIS",
+    "grpc": "SOFTPRUNE_TEST_POSTGRESQL",
+}
+PROXY = "import sys, optuna; optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage({url!r}), port={port})"
+
 
 @pytest.fixture(autouse=True)
 def _same_weights_every_time() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give the address of a storage without a study of the tests' name, and leave none there."""
+    kind = request.param
+    if kind in ("journal", "sqlite"):
+        yield str(tmp_path / "study.journal") if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
+        return
+    found = os.environ.get(SERVERS[kind])
+    if found is None:
+        pytest.skip(f"{SERVERS[kind]} has no address of a server")
+    _forget(found)
+    if kind == "grpc":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-W", "ignore", "-c", PROXY.format(url=found, port=port)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as proxy:
+            yield f"grpc://127.0.0.1:{port}"
+            proxy.terminate()
+    else:
+        yield found
+    _forget(found)
+
+
+def _forget(address: str) -> None:
+    storage = open_storage(address)
+    if NAME in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=NAME, storage=storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
 NAME = "killed"
 
 
-WIDTHS = {"random": (20, 16), "grid": (20, 16), "fd": (20, 16, 12, 20), "slsqp": (20, 16, 12, 20)}
+WIDTHS = {"random": (20, 16), "grid": (20, 16), "fd": (20, 16, 12, 20), "slsqp": (20, 16, 12, 20), "tpe": (20, 16)}
 
 
-def searched(kind: str) -> tuple[PruningObjective, BaseSampler]:
-    """Return the objective and the sampler of a small network's search."""
+def searched(
+    kind: str, *, seconds: float = 0.005, interruption: type[BaseException] | None = None
+) -> tuple[PruningObjective, BaseSampler]:
+    """Return the objective and the sampler of a small network's search; the metric may be interrupted at its third."""
+    calls = itertools.count()
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     widths = (6, *WIDTHS[kind], 6)
     layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
@@ -47,12 +51,15 @@ def searched(kind: str) -> tuple[PruningObjective, BaseSampler]:
     space = PruningSpace(model, (x,))
 
     def metric(small: nn.Module) -> float:
-        time.sleep(0.005)
+        time.sleep(seconds)
+        if interruption is not None and next(calls) == 2:
+            raise interruption
         return -(small(x) - model(x)).square().mean().item()
 
     constraint = SparsityConstraint(space, 0.5, tolerance=0.02)
     samplers: dict[str, Callable[[], BaseSampler]] = {
         "random": lambda: ProjectedSampler(optuna.samplers.RandomSampler(), constraint),
+        "tpe": lambda: ProjectedSampler(optuna.samplers.TPESampler(), constraint),
         "grid": lambda: FeasibleGridSampler(space, constraint, levels=16),
         "fd": lambda: FiniteDifferenceSampler(constraint),
         "slsqp": lambda: SLSQPSampler(constraint),
@@ -61,6 +68,7 @@ def searched(kind: str) -> tuple[PruningObjective, BaseSampler]:
 
 
 def main(storage: str, kind: str, total: str) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
     objective, sampler = searched(kind)
     study = optuna.create_study(
         storage=open_storage(storage), study_name=NAME, direction="maximize", load_if_exists=True, sampler=sampler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import random
 import signal
@@ -13,11 +15,13 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
-from searching import NAME
+from searching import NAME, searched
 
+import optuna_softprune.storage._lease
 from optuna_softprune import StorageError, open_storage, recover, remaining_trials
-from optuna_softprune.storage import FAILURE, OWNER, this_worker
+from optuna_softprune.storage import FAILURE, OWNER, Recovery, this_worker
 
 SCRIPT = Path(__file__).parent / "searching.py"
 TOTAL = 60
@@ -84,14 +88,17 @@ def test_recover_fails_what_dead_workers_left_and_queues_it_again() -> None:
     elsewhere = running(study, {**this_worker(), "host": "another"})
     rebooted = running(study, {**this_worker(), "boot": "before"})
     unknown = running(study, None)
-    assert recover(study) == [dead.number, reused.number]
+    found = recover(study)
+    assert found == Recovery(
+        (dead.number, reused.number), (mine.number,), (elsewhere.number, rebooted.number, unknown.number)
+    )
     states = {trial.number: trial.state for trial in study.trials}
     for trial in (mine, elsewhere, rebooted, unknown):
         assert states[trial.number] == TrialState.RUNNING
     queued = [trial for trial in study.trials if trial.state == TrialState.WAITING]
     assert [trial.system_attrs["fixed_params"] for trial in queued] == [dead.params, reused.params]
-    assert recover(study) == []
-    assert recover(study, force=True) == [mine.number, elsewhere.number, rebooted.number, unknown.number]
+    assert recover(study).taken_up == ()
+    assert recover(study, force=True).taken_up == (mine.number, elsewhere.number, rebooted.number, unknown.number)
 
 
 def test_remaining_trials_counts_what_is_done() -> None:
@@ -132,14 +139,151 @@ def test_journal_torn_in_its_only_line_is_empty(tmp_path: Path) -> None:
     assert optuna.create_study(storage=open_storage(path)).trials == []
 
 
-def test_dead_lock_of_a_journal_does_not_stall_for_long(tmp_path: Path) -> None:
-    path = tmp_path / "locked.journal"
+def test_line_that_is_torn_while_others_write_is_cut_off_before_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "torn.journal"
+    study = optuna.create_study(storage=open_storage(path), study_name=NAME)
+    with path.open("ab") as file:
+        file.write(b'{"op_code": 6, "worker_id": "torn')
+    optuna.logging.enable_propagation()
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    optuna.logging.disable_propagation()
+    assert len(optuna.load_study(storage=open_storage(path), study_name=NAME).trials) == 3
+    (copy,) = tmp_path.glob("torn.journal.torn-*")
+    assert copy.read_bytes() == b'{"op_code": 6, "worker_id": "torn'
+    assert any("a copy is in" in message for message in caplog.messages)
+
+
+def locked(path: Path, age_s: float) -> Path:
     optuna.create_study(storage=open_storage(path), study_name=NAME)
-    os.symlink(path, f"{path}.lock")
+    lock = Path(f"{path}.lock")
+    lock.symlink_to(path)
+    then = time.time() - age_s
+    os.utime(lock, (then, then), follow_symlinks=False)
+    os.utime(path, (then, then))
+    return lock
+
+
+def test_dead_lock_of_a_journal_is_removed_without_waiting(tmp_path: Path) -> None:
+    lock = locked(tmp_path / "locked.journal", age_s=31)
     begin = time.monotonic()
-    study = optuna.load_study(storage=open_storage(path), study_name=NAME)
+    study = optuna.load_study(storage=open_storage(tmp_path / "locked.journal"), study_name=NAME)
     study.optimize(lambda trial: 0.0, n_trials=1)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 10
+    assert not lock.is_symlink()
+
+
+def test_lock_of_a_worker_that_may_be_suspended_is_not_taken_away(tmp_path: Path) -> None:
+    lock = locked(tmp_path / "locked.journal", age_s=20)
+    open_storage(tmp_path / "locked.journal")
+    assert lock.is_symlink()
+
+
+class FullDisk(io.FileIO):
+    """A file that takes half of what it is given, and then no more."""
+
+    def write(self, data: Any) -> int:
+        super().write(bytes(data)[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_search_on_a_full_disk_stops_and_goes_on_when_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "full.journal"
+    study = optuna.create_study(storage=open_storage(path), study_name=NAME)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    full = {"a": FullDisk, "r": io.FileIO}
+    journal = optuna.storages.journal._file
+    monkeypatch.setattr(journal, "open", lambda file, mode: full[mode[0]](file, mode), raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    monkeypatch.undo()
+    again = optuna.load_study(storage=open_storage(path), study_name=NAME)
+    assert [trial.state for trial in again.trials].count(TrialState.COMPLETE) == 3
+    again.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    whole = optuna.load_study(storage=open_storage(path), study_name=NAME)
+    assert [trial.state for trial in whole.trials].count(TrialState.COMPLETE) == 5
+
+
+@pytest.mark.parametrize("address", ["postgresql", "mysql"], indirect=True)
+def test_search_goes_on_when_its_connections_are_dropped(address: str) -> None:
+    objective, sampler = searched("fd")
+    study = optuna.create_study(storage=open_storage(address), study_name=NAME, direction="maximize", sampler=sampler)
+    engine = sqlalchemy.create_engine(address)
+
+    def drop(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        with engine.connect() as connection:
+            if address.startswith("postgresql"):
+                others = (
+                    "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+                )
+                for (number,) in connection.execute(sqlalchemy.text(others)).all():
+                    connection.execute(sqlalchemy.text(f"select pg_terminate_backend({number})"))
+            else:
+                others = "select id from information_schema.processlist where db = database() and id <> connection_id()"
+                for (number,) in connection.execute(sqlalchemy.text(others)).all():
+                    connection.execute(sqlalchemy.text(f"kill {number}"))
+
+    study.optimize(objective, n_trials=10, callbacks=[drop])
+    engine.dispose()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 10
+
+
+def test_worker_elsewhere_is_dead_when_it_was_not_seen_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    study.set_user_attr("softprune:schema", 1)
+    elsewhere = running(study, {**this_worker(), "host": "another"})
+    shown = running(study, {**this_worker(), "host": "another"})
+    before_it_began = running(study, None)
+    now = time.time()
+    shown.set_user_attr("softprune:seen", now + 500)
+    assert recover(study).taken_up == ()
+    monkeypatch.setattr(time, "time", lambda: now + 601)
+    found = recover(study)
+    assert found.taken_up == (elsewhere.number, before_it_began.number)
+    assert found.unknown == (shown.number,)
+
+
+def test_long_trials_show_that_their_worker_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(optuna_softprune.storage._lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(optuna_softprune.storage._lease, "_heart", None)
+    objective, _ = searched("random", seconds=0.5)
+    study = optuna.create_study(storage=open_storage(tmp_path / "slow.journal"), direction="maximize")
+    study.optimize(objective, n_trials=1)
+    assert study.trials[0].user_attrs["softprune:seen"] >= study.trials[0].datetime_start.timestamp() + 0.04  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_worker_that_is_told_to_end_gives_its_trial_up(tmp_path: Path, kind: str, name: str) -> None:
+    storage = storage_in(tmp_path, kind)
+    process = start(storage, 10_000)
+    time.sleep(0.5)
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    study = optuna.load_study(study_name=NAME, storage=open_storage(storage))
+    interrupted = [trial for trial in study.trials if "softprune:interrupted" in trial.user_attrs]
+    assert len(interrupted) <= 1  # between two trials there is none
+    queued = [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
+    assert queued == [trial.params for trial in interrupted if trial.params]
+    assert TrialState.RUNNING not in [trial.state for trial in study.trials]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_interrupted_trial_is_failed_with_the_reason_and_queued(interruption: type[BaseException]) -> None:
+    objective, sampler = searched("random", interruption=interruption)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    with pytest.raises(interruption):
+        study.optimize(objective, n_trials=5)
+    *_, failed, queued = study.trials
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["softprune:interrupted"] == interruption.__name__
+    assert queued.state == TrialState.WAITING
+    assert queued.system_attrs["fixed_params"] == failed.params
+    assert remaining_trials(study, 5) == 5 - len(study.get_trials(states=(TrialState.COMPLETE,)))
 
 
 def test_places_that_cannot_be_opened_are_said(tmp_path: Path) -> None:
@@ -153,9 +297,11 @@ def test_places_that_cannot_be_opened_are_said(tmp_path: Path) -> None:
         open_storage(tmp_path / "search.db")
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:1/none", "nonsense://place"])
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg2://me:secret@127.0.0.1:1/none", "redis://:secret@127.0.0.1:1", "nonsense://place"]
+)
 def test_database_that_cannot_be_reached_is_said_without_the_password(url: str) -> None:
-    with pytest.raises(StorageError, match=r"Expected a database at .* but it cannot be opened") as caught:
+    with pytest.raises(StorageError, match=r"Expected a storage at .* but it cannot be opened") as caught:
         open_storage(url)
     assert "secret" not in str(caught.value)
 
@@ -177,8 +323,8 @@ def test_workers_that_recover_in_the_same_moment_do_so_once(
     study = optuna.create_study(storage=open_storage(storage_in(tmp_path, kind)))
     trial = running(study, {**this_worker(), "start": "1"})
     stale = study.get_trials()
-    assert recover(study) == [trial.number]
+    assert recover(study).taken_up == (trial.number,)
     monkeypatch.setattr(study, "get_trials", lambda **_: stale)
-    assert recover(study) == []
+    assert recover(study).taken_up == ()
     monkeypatch.undo()
     assert [trial.state for trial in study.trials].count(TrialState.WAITING) == 1

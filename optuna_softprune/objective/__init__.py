@@ -1,6 +1,27 @@
 """The objective of a study, and what the study keeps."""
 
 from optuna_softprune.objective._objective import PruningObjective
+from optuna_softprune.objective._record import (
+    CANDIDATE,
+    CONSTRAINT,
+    DENSE,
+    FEASIBLE,
+    GROUPS,
+    OBJECTIVE,
+    PREFIX,
+    ROLE,
+)
 from optuna_softprune.objective._requirement import Requirement
 
-__all__ = ["PruningObjective", "Requirement"]
+__all__ = [
+    "CANDIDATE",
+    "CONSTRAINT",
+    "DENSE",
+    "FEASIBLE",
+    "GROUPS",
+    "OBJECTIVE",
+    "PREFIX",
+    "ROLE",
+    "PruningObjective",
+    "Requirement",
+]

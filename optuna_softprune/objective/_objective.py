@@ -14,7 +14,7 @@ from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._space import PruningSpace
 from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
 from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
-from optuna_softprune.objective._record import CANDIDATE, DENSE, ITERATION, PREFIX, ROLE, claim
+from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, claim
 from optuna_softprune.objective._requirement import Requirement
 from optuna_softprune.storage import (
     FAILURE,
@@ -22,6 +22,8 @@ from optuna_softprune.storage import (
     History,
     PerStudy,
     all_trials,
+    give_up,
+    lease,
     mirror_constraints,
     own_claim,
     this_worker,
@@ -100,9 +102,17 @@ class PruningObjective:
 
     def __call__(self, trial: optuna.trial.BaseTrial) -> float | tuple[float, ...]:
         """Evaluate one candidate."""
-        study = trial.study if isinstance(trial, optuna.Trial) else None
-        if study is not None:
-            trial.set_user_attr(OWNER, this_worker())
+        if not isinstance(trial, optuna.Trial):
+            return self._evaluated(trial, None)
+        trial.set_user_attr(OWNER, this_worker())
+        try:
+            with lease(trial):
+                return self._evaluated(trial, trial.study)
+        except (KeyboardInterrupt, SystemExit) as interruption:
+            give_up(trial, interruption)
+            raise
+
+    def _evaluated(self, trial: optuna.trial.BaseTrial, study: optuna.Study | None) -> float | tuple[float, ...]:
         space = self._space if study is None else self._space_of(study)
         dense = self._dense_metrics(space, study)
         c = space.suggest(trial)
@@ -123,7 +133,7 @@ class PruningObjective:
             trial.set_constraint(requirement.key, violations[requirement.key])
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
-        trial.set_user_attr(f"{PREFIX}feasible", int(all(each <= 0 for each in violations.values())))
+        trial.set_user_attr(FEASIBLE, int(all(each <= 0 for each in violations.values())))
         claimed = own_claim(trial) if isinstance(trial, optuna.Trial) else None
         if claimed is not None:
             trial.set_user_attr(ROLE, claimed.role)

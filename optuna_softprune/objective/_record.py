@@ -2,7 +2,7 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
 `order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
-`iteration`, `owner`, `failure`, and `candidate`: units kept of each group and all named metrics.
+`iteration`, `owner`, `seen`, `failure`, `interrupted`, and `candidate`: units kept of each group and all named metrics.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ CANDIDATE = f"{PREFIX}candidate"
 DENSE = f"{PREFIX}dense"
 ROLE = f"{PREFIX}role"
 ITERATION = f"{PREFIX}iteration"
+FEASIBLE = f"{PREFIX}feasible"
+GROUPS = f"{PREFIX}groups"
+OBJECTIVE = f"{PREFIX}objective"
+CONSTRAINT = f"{PREFIX}constraint"
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
 

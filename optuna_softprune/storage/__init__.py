@@ -1,6 +1,7 @@
 """Studies that outlive crashes."""
 
 from optuna_softprune.storage._history import History, Point
+from optuna_softprune.storage._lease import lease
 from optuna_softprune.storage._open import open_storage
 from optuna_softprune.storage._optuna import (
     Claim,
@@ -12,7 +13,7 @@ from optuna_softprune.storage._optuna import (
     own_claim,
     write_claim,
 )
-from optuna_softprune.storage._recover import FAILURE, recover, remaining_trials
+from optuna_softprune.storage._recover import FAILURE, Recovery, give_up, recover, remaining_trials
 from optuna_softprune.storage._worker import OWNER, this_worker
 
 __all__ = [
@@ -22,9 +23,12 @@ __all__ = [
     "History",
     "PerStudy",
     "Point",
+    "Recovery",
     "all_trials",
     "claim_of",
     "enqueued_params",
+    "give_up",
+    "lease",
     "mirror_constraints",
     "open_storage",
     "own_claim",

@@ -1,98 +1,96 @@
-"""Open a storage so that what a crash left behind does no harm."""
+"""Open a storage by its address, so that it outlives crashes of workers and servers."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalRedisBackend
 
 from optuna_softprune._errors import StorageError
+from optuna_softprune.storage._journal import expect_folder, open_journal
 
-# A journal's lock is held for one write. After this long its owner is dead, not slow; Optuna's default is 30.
-LOCK_GRACE_S = 5
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna.storages import BaseStorage
+
+# What SQLite waits for another worker's write. Its own 5 s are too short for some file systems.
+SQLITE_PATIENCE_S = 60
+GRPC_PORT = 13000  # Optuna's own
 
 
 def open_storage(url_or_path: str | os.PathLike[str]) -> BaseStorage:
-    """Open an Optuna storage: a database by its URL, anything else is the path of a journal file.
+    """Open an Optuna storage.
 
-    One machine: a journal file is the fastest. Many machines: PostgreSQL or MySQL. A journal whose last line a crash
-    left torn is cut back to its last whole line first; that line was not yet a result.
+    | address | storage | for |
+    | --- | --- | --- |
+    | `prune.journal`, any path | journal file | one machine, the fastest |
+    | `sqlite:///prune.db` | SQLite | one machine, few workers |
+    | `postgresql+psycopg2://user@host/database` | PostgreSQL | many machines |
+    | `mysql+pymysql://user@host/database` | MySQL, MariaDB | many machines |
+    | `redis://host:6379/0` | journal in Redis | many machines, short searches: it lies in memory |
+    | `grpc://host:13000` | Optuna's gRPC proxy of a database | hundreds of workers |
+
+    A journal whose last line a crash left torn is cut back to its last whole line, with a copy kept beside it; that
+    line was not yet a result. A lock older than 30 s is removed. A connection to a server that broke is made anew.
 
     Raises:
-        StorageError: If the folder is not there, the database cannot be reached, or the file is no journal.
+        StorageError: If the folder is not there, the server cannot be reached, a driver is missing, or the file is no
+            journal.
     """
     name = os.fspath(url_or_path)
-    if "://" in name:
-        return _open_database(name)
-    return _open_journal(Path(name))
-
-
-def _open_database(url: str) -> RDBStorage:
-    if url.startswith("sqlite:///"):
-        _expect_folder(Path(url.removeprefix("sqlite:///")))
+    if "://" not in name:
+        return open_journal(Path(name))
+    if name.startswith("sqlite:///"):
+        expect_folder(Path(name.removeprefix("sqlite:///")))
+    openers: dict[str, Callable[[str], BaseStorage]] = {
+        "redis": _redis, "rediss": _redis, "grpc": _proxy, "sqlite": _sqlite
+    }  # fmt: skip
     try:
-        return RDBStorage(url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return openers.get(name.partition("://")[0], _database)(name)
+    except ImportError as error:
+        raise StorageError(
+            f"Expected a driver for {_without_password(name)}, but it is not installed ({error}): "
+            'pip install "optuna-softprune[postgresql]", "[mysql]", "[redis]" or "[grpc]".'
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StorageError(
-            f"Expected a database at {_without_password(url)}, but it cannot be opened: {reason}. Is the server "
+            f"Expected a storage at {_without_password(name)}, but it cannot be opened: {reason}. Is the server "
             "running, and are name, user and password right?"
         ) from error
+
+
+def _database(url: str) -> RDBStorage:
+    # A connection is tried before it is used: after a restart of the server the search goes on.
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def _sqlite(url: str) -> RDBStorage:
+    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}})
+
+
+def _redis(url: str) -> JournalStorage:
+    return JournalStorage(JournalRedisBackend(url))
+
+
+def _proxy(url: str) -> GrpcStorageProxy:
+    place = urlsplit(url)
+    proxy: Any = GrpcStorageProxy(host=place.hostname or "localhost", port=place.port or GRPC_PORT)
+    proxy.wait_server_ready(timeout=10)
+    opened: GrpcStorageProxy = proxy
+    return opened
 
 
 def _without_password(url: str) -> str:
     scheme, _, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")
     return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
-
-
-def _open_journal(path: Path) -> JournalStorage:
-    _expect_folder(path)
-    if path.is_dir():
-        raise StorageError(f"Expected the path of a journal file, but {path} is a folder.")
-    lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE_S)
-    if path.exists():
-        _expect_journal(path)
-        lock.acquire()
-        try:
-            _cut_torn_line(path)
-        finally:
-            lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _expect_folder(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise StorageError(f"Expected the folder {folder} to exist: make it, or name another place for the storage.")
-
-
-def _expect_journal(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(1)
-    if start not in (b"", b"{"):
-        raise StorageError(
-            f"Expected {path} to be a journal file of Optuna, but it is something else. A SQLite file is opened with "
-            f"`sqlite:///{path}`."
-        )
-
-
-def _cut_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        step, kept = 1 << 16, 0
-        for stop in range(end, 0, -step):
-            start = max(stop - step, 0)
-            file.seek(start)
-            newline = file.read(stop - start).rfind(b"\n")
-            if newline >= 0:
-                kept = start + newline + 1
-                break
-        if kept < end:
-            optuna.logging.get_logger("optuna_softprune").warning(
-                f"{path} ended in a torn line of {end - kept} bytes, left by a crash: it was cut off."
-            )
-            file.truncate(kept)

@@ -2,56 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from optuna_softprune.storage._optuna import claim_of
+from optuna_softprune.storage._lease import LEASE_S, has_expired
+from optuna_softprune.storage._optuna import claim_of, own_claim
 from optuna_softprune.storage._worker import OWNER, is_here, lives
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from optuna.trial import FrozenTrial
+
+    from optuna_softprune.storage._optuna import Claim
 
 # Trial attribute: why the metric of a trial has no value. A failed trial without it was killed or interrupted.
 FAILURE = "softprune:failure"
+# Study attribute: the search is of this package, whose trials have owners from their first moment on.
+SCHEMA_KEY = "softprune:schema"
+# Trial attribute: what interrupted it.
+INTERRUPTED = "softprune:interrupted"
 
 _logger = optuna.logging.get_logger("optuna_softprune")
 
 
-def recover(study: optuna.Study, *, force: bool = False) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What `recover` found and did: numbers of trials.
+
+    Attributes:
+        taken_up: Left by dead workers; failed, and what they evaluated is evaluated again.
+        alive: Running, of workers that live.
+        unknown: Running, of workers on other machines that were seen in the last ten minutes, or of nobody known.
+    """
+
+    taken_up: tuple[int, ...]
+    alive: tuple[int, ...]
+    unknown: tuple[int, ...]
+
+
+def recover(study: optuna.Study, *, force: bool = False) -> Recovery:
     """Fail the running trials of workers that are dead, and queue their candidates again.
 
-    A worker is known by host, boot, process namespace, process id and start time, which the objective writes when a
-    trial begins. Trials of living workers, and of workers on other machines, are left alone. What a sampler of this
-    package had claimed is not queued: the sampler proposes it again by itself.
+    A worker on this machine is known by boot, process namespace, process id and start time, which the objective writes
+    when a trial begins. One on another machine shows every minute that it lives, and is dead when it did not for ten.
+    Trials of living workers are never touched. What a sampler of this package had claimed is not queued: the sampler
+    proposes it again by itself.
 
     Args:
         study: The study, before `optimize`.
         force: Fail all running trials: only if no other worker runs.
-
-    Returns:
-        The numbers of the trials that were failed.
     """
-    failed, unknown = [], []
+    ours = SCHEMA_KEY in study.user_attrs
+    taken_up, alive, unknown = [], [], []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get(OWNER)
-        if force or is_left(trial):
+        if force or is_left(trial) or (ours and owner is None and has_expired(trial)):
             if _take_up_again(study, trial):
-                failed.append(trial.number)
-        elif owner is None or not is_here(owner):
+                taken_up.append(trial.number)
+        elif owner is not None and is_here(owner):
+            alive.append(trial.number)
+        else:
             unknown.append(trial.number)
-    if failed:
+    if taken_up:
         _logger.warning(
-            f"Trials {failed} were left by dead workers: they are failed, and what they evaluated is taken up again."
+            f"Trials {taken_up} were left by dead workers: they are failed, and what they evaluated is taken up again."
         )
     if unknown:
         _logger.warning(
-            f"Trials {unknown} run on another machine, or were killed before they began. If no other worker runs, "
-            "`recover(study, force=True)` takes them up."
+            f"Trials {unknown} run on other machines, or were killed before they began. Workers that are not seen for "
+            f"{LEASE_S / 60:.0f} minutes count as dead. If no other worker runs, `recover(study, force=True)` takes "
+            "their trials up now."
         )
-    return failed
+    return Recovery(tuple(taken_up), tuple(alive), tuple(unknown))
 
 
 def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -60,9 +87,22 @@ def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> bool:
         study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False
-    if trial.params and claim_of(trial) is None:  # a sampler that claims points proposes this one again by itself
-        study.enqueue_trial(trial.params)
+    _queue_again(study, trial.params, claim_of(trial))
     return True
+
+
+def give_up(trial: optuna.Trial, interruption: BaseException) -> None:
+    """Leave a trial that Ctrl-C or a signal interrupts so that another worker evaluates its candidate."""
+    trial.set_user_attr(INTERRUPTED, type(interruption).__name__)
+    _queue_again(trial.study, trial.params, own_claim(trial))
+    if not isinstance(interruption, KeyboardInterrupt):  # which Optuna fails a trial for by itself
+        trial.study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _queue_again(study: optuna.Study, params: Mapping[str, Any], claim: Claim | None) -> None:
+    """Queue a candidate that got no value; a sampler that claims points proposes its own by itself."""
+    if params and claim is None:
+        study.enqueue_trial(dict(params))
 
 
 def remaining_trials(study: optuna.Study, total: int) -> int:
@@ -97,4 +137,6 @@ def metric_failed(trial: FrozenTrial) -> bool:
 def is_left(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial is known to be dead."""
     owner = trial.user_attrs.get(OWNER)
-    return owner is not None and is_here(owner) and not lives(owner)
+    if owner is None:
+        return False
+    return not lives(owner) if is_here(owner) else has_expired(trial)
