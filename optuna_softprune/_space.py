@@ -119,6 +119,10 @@ class PruningSpace:
         self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units)
         names = [name for name, _ in self._model.named_parameters()]
         self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
+        self._component_names = {
+            component: [name for name, held in self._model.named_parameters() if id(held) in _ids(module)]
+            for component, module in components.items()
+        }
         self._importance = _without_addresses(repr(importance))
         self.scores: Final = _scored(importance, self._model, self.groups)
         self.order = tuple(np.argsort(scores, kind="stable") for scores in self.scores)
@@ -163,6 +167,14 @@ class PruningSpace:
     def parameters(self, c: Coefficients | FloatArray) -> Any:
         """Return the number of parameters of the pruned network."""
         return _scalar(self._count(c, "parameters"))
+
+    def component_parameters(self, c: Coefficients) -> dict[str, tuple[int, int]]:
+        """Return for each component the number of its parameters in the dense and in the pruned network."""
+        found = {}
+        for component, names in self._component_names.items():
+            count = parameter_count(self._network, names)
+            found[component] = int(count(self.lattice.sizes)), int(count(np.array(self.kept_units(c))))
+        return found
 
     @overload
     def macs(self, c: Coefficients) -> int: ...
@@ -296,6 +308,10 @@ def _proven_network(
             refused = refused or error
     assert refused is not None
     raise refused
+
+
+def _ids(module: nn.Module) -> set[int]:
+    return {id(parameter) for parameter in module.parameters()}
 
 
 def _scalar(counts: NDArray[Any]) -> Any:

@@ -45,7 +45,7 @@ def test_quickstart_beats_the_baselines_and_resumes(tmp_path: Path) -> None:
     assert run(ROOT / "examples/quickstart.py", tmp_path) == first
 
 
-@pytest.mark.parametrize("name", ["by_hand.py"])
+@pytest.mark.parametrize("name", ["by_hand.py", "workers.py"])
 def test_example_ends_with_its_claim(name: str, tmp_path: Path) -> None:
     assert "dB" in run(ROOT / "examples" / name, tmp_path).splitlines()[-1]
 

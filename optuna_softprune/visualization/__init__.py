@@ -1,0 +1,37 @@
+"""Figures of a search, drawn from its study alone: no model is needed.
+
+Each `plot_*(study)` returns a `plotly.graph_objects.Figure`; needs `pip install "optuna-softprune[visualization]"`. The
+numbers behind each are in a function of the same name without `plot_`, which needs nothing.
+"""
+
+from optuna_softprune.visualization._numbers import (
+    Coefficients,
+    Convergence,
+    Sensitivity,
+    Sparsity,
+    coefficients,
+    convergence,
+    sensitivity,
+    sparsity,
+)
+from optuna_softprune.visualization._plots import (
+    plot_coefficients,
+    plot_convergence,
+    plot_sensitivity,
+    plot_sparsity,
+)
+
+__all__ = [
+    "Coefficients",
+    "Convergence",
+    "Sensitivity",
+    "Sparsity",
+    "coefficients",
+    "convergence",
+    "plot_coefficients",
+    "plot_convergence",
+    "plot_sensitivity",
+    "plot_sparsity",
+    "sensitivity",
+    "sparsity",
+]

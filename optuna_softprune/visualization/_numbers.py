@@ -1,0 +1,208 @@
+"""What is drawn, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from optuna_softprune.objective import CANDIDATE, FEASIBLE, GROUPS, OBJECTIVE, PREFIX, ROLE
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """Coefficients of the best feasible trials.
+
+    Attributes:
+        groups: Names of the groups, in execution order.
+        trials: Shape (N,): numbers of the trials, the best first.
+        metric: Shape (N,): their metric.
+        coefficients: Shape (G, N), in [0, 1): the fraction of each group that is removed.
+        name: The name of the metric.
+    """
+
+    groups: tuple[str, ...]
+    trials: IntArray
+    metric: FloatArray
+    coefficients: FloatArray
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sparsity:
+    """The metric against the sparsity of every complete trial.
+
+    Attributes:
+        trials: Shape (N,): numbers of the trials.
+        sparsity: Shape (N,), in [0, 1).
+        metric: Shape (N,).
+        feasible: Shape (N,), bool.
+        roles: What each trial was for: `candidate`, `iterate`, `probe`, ..., or what it was enqueued as.
+        dense: The metric of the dense network, or None.
+        name: The name of the metric.
+    """
+
+    trials: IntArray
+    sparsity: FloatArray
+    metric: FloatArray
+    feasible: NDArray[np.bool_]
+    roles: tuple[str, ...]
+    dense: float | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """The best feasible metric so far.
+
+    Attributes:
+        evaluations: Shape (N,): complete trials so far, from 1.
+        metric: Shape (N,): the metric of each; NaN where it is not feasible.
+        best: Shape (N,): the best so far; NaN before the first feasible one.
+        name: The name of the metric.
+    """
+
+    evaluations: IntArray
+    metric: FloatArray
+    best: FloatArray
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The best feasible metric that was found with the coefficient of a group in some range.
+
+    Attributes:
+        groups: Names of the groups, in execution order.
+        edges: Shape (B + 1,): bounds of the ranges, from 0 to 1.
+        best: Shape (G, B): the best metric with the coefficient in the range; NaN where nothing was evaluated.
+        name: The name of the metric.
+    """
+
+    groups: tuple[str, ...]
+    edges: FloatArray
+    best: FloatArray
+    name: str
+
+
+def coefficients(study: optuna.Study, *, metric: str | None = None, count: int = 50) -> Coefficients:
+    """Return the coefficients of the `count` best feasible trials.
+
+    Args:
+        study: A study of a `PruningObjective`.
+        metric: One of the metrics that it names; default: its only objective.
+        count: How many trials, at most.
+
+    Raises:
+        ValueError: If the study is not one of ours, no trial is complete, or the metric is not known.
+    """
+    name, sign, trials = _complete(study, metric)
+    feasible = sorted((trial for trial in trials if _is_feasible(trial)), key=lambda t: -sign * _value(t, name))[:count]
+    groups = _groups(study)
+    return Coefficients(
+        tuple(groups),
+        np.array([trial.number for trial in feasible], np.int64),
+        np.array([_value(trial, name) for trial in feasible]),
+        _removed(feasible, groups).T,
+        name,
+    )
+
+
+def sparsity(study: optuna.Study, *, metric: str | None = None) -> Sparsity:
+    """Return the metric and the sparsity of every complete trial; arguments and errors as in `coefficients`."""
+    name, _, trials = _complete(study, metric)
+    dense: dict[str, float] = study.user_attrs.get(f"{PREFIX}dense", {})
+    return Sparsity(
+        np.array([trial.number for trial in trials], np.int64),
+        np.array([trial.user_attrs[f"{PREFIX}sparsity"] for trial in trials], np.float64),
+        np.array([_value(trial, name) for trial in trials]),
+        np.array([_is_feasible(trial) for trial in trials], bool),
+        tuple(str(trial.user_attrs.get(ROLE, "candidate")) for trial in trials),
+        dense.get(name),
+        name,
+    )
+
+
+def convergence(study: optuna.Study, *, metric: str | None = None) -> Convergence:
+    """Return the best metric so far, by complete trials; arguments and errors as in `coefficients`."""
+    name, sign, trials = _complete(study, metric)
+    found = np.array([_value(trial, name) if _is_feasible(trial) else np.nan for trial in trials])
+    best = sign * np.fmax.accumulate(sign * found)
+    return Convergence(np.arange(1, len(trials) + 1), found, best, name)
+
+
+def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int = 10) -> Sensitivity:
+    """Return the best metric for ranges of each coefficient; other arguments and errors as in `coefficients`."""
+    name, sign, trials = _complete(study, metric)
+    feasible = [trial for trial in trials if _is_feasible(trial)]
+    groups = _groups(study)
+    edges = np.linspace(0, 1, ranges + 1)
+    best = np.full((len(groups), ranges), np.nan)
+    places = np.minimum((_removed(feasible, groups) * ranges).astype(np.int64), ranges - 1)
+    for trial, row in zip(feasible, places, strict=True):
+        for group, place in enumerate(row):
+            best[group, place] = sign * np.fmax(sign * best[group, place], sign * _value(trial, name))
+    return Sensitivity(tuple(groups), edges, best, name)
+
+
+def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[FrozenTrial]]:
+    """Return the metric's name, +1 if more of it is better and -1 if less, and the complete trials."""
+    objective: Any = study.user_attrs.get(OBJECTIVE)
+    if objective is None:
+        raise ValueError(
+            f"Expected a study of a `PruningObjective`, but {study.study_name!r} holds no search of this package."
+        )
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if CANDIDATE in trial.user_attrs
+    ]
+    if not trials:
+        raise ValueError(f"Expected complete trials, but {study.study_name!r} has none yet.")
+    names = objective["names"]
+    if metric is None and len(names) > 1:
+        raise ValueError(f"Expected `metric` to say which of the objectives {names} is meant, but got None.")
+    name = names[0] if metric is None else metric
+    known = [*trials[0].user_attrs[CANDIDATE]["metrics"], *(each for each in names if each in _COUNTS)]
+    if name not in known:
+        raise ValueError(f"Expected `metric` to be one of {known}, but got {name!r}.")
+    direction = study.directions[names.index(name)] if name in names else StudyDirection.MAXIMIZE
+    return name, 1 if direction == StudyDirection.MAXIMIZE else -1, trials
+
+
+_COUNTS = ("sparsity", "parameters", "macs")
+
+
+def _value(trial: FrozenTrial, name: str) -> float:
+    held = trial.user_attrs[f"{PREFIX}{name}"] if name in _COUNTS else trial.user_attrs[CANDIDATE]["metrics"][name]
+    return float(held)
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(FEASIBLE, 1))
+
+
+def _groups(study: optuna.Study) -> dict[str, int]:
+    """Return group name -> size."""
+    held = study.user_attrs[GROUPS]
+    if not isinstance(held, dict):
+        raise ValueError("Expected a table of the groups in the study, but it has too many: only their hash is kept.")
+    return held
+
+
+def _removed(trials: list[FrozenTrial], groups: dict[str, int]) -> FloatArray:
+    """Return the coefficients (N, G) of trials."""
+    kept = np.array([trial.user_attrs[CANDIDATE]["kept"] for trial in trials], np.float64).reshape(-1, len(groups))
+    found: FloatArray = 1 - kept / np.array(list(groups.values()), np.float64)
+    return found

@@ -1,0 +1,150 @@
+"""Figures and the numbers behind them, from a study alone."""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import plotly.graph_objects as go
+import pytest
+import torch
+from torch import nn
+
+from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, visualization
+from optuna_softprune.samplers import ProjectedSampler, baselines
+from optuna_softprune.testing import randomise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+PLOTS = [
+    visualization.plot_coefficients,
+    visualization.plot_sparsity,
+    visualization.plot_convergence,
+    visualization.plot_sensitivity,
+]
+NUMBERS = [visualization.coefficients, visualization.sparsity, visualization.convergence, visualization.sensitivity]
+X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODEL = randomise(nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 6))).eval()
+SPACE = PruningSpace(MODEL, (X,))
+CONSTRAINT = SparsityConstraint(SPACE, 0.4, tolerance=0.03)
+
+
+def error(model: nn.Module) -> float:
+    with torch.no_grad():
+        return (model(X) - MODEL(X)).square().mean().item()
+
+
+def searched() -> optuna.Study:
+    """Return a study with a baseline, feasible trials and some that are not."""
+    sampler = ProjectedSampler(optuna.samplers.RandomSampler(seed=0), CONSTRAINT)
+    study = optuna.create_study(sampler=sampler, direction="minimize")
+    study.enqueue_trial(baselines(SPACE, CONSTRAINT)["uniform"], user_attrs={"softprune:role": "uniform"})
+    objective = PruningObjective(SPACE, error, CONSTRAINT, directions=("minimize",))
+    study.optimize(objective, n_trials=12)
+    study.sampler = optuna.samplers.RandomSampler(seed=1)
+    study.optimize(objective, n_trials=8)
+    return study
+
+
+def test_coefficients_are_those_of_the_best_feasible_trials() -> None:
+    study = searched()
+    found = visualization.coefficients(study, count=5)
+    feasible = sorted((t.value, t.number) for t in study.trials if t.user_attrs["softprune:feasible"])[:5]
+    assert found.trials.tolist() == [number for _, number in feasible]
+    assert found.trials[0] == study.best_trial.number
+    np.testing.assert_array_equal(found.metric, [value for value, _ in feasible])
+    assert found.groups == tuple(group.name for group in SPACE.groups)
+    expected = [[SPACE.coefficients(study.trials[n].params)[g] for n in found.trials] for g in found.groups]
+    np.testing.assert_allclose(found.coefficients, expected, atol=1e-12)
+
+
+def test_sparsity_has_every_complete_trial() -> None:
+    study = searched()
+    found = visualization.sparsity(study)
+    assert found.trials.tolist() == list(range(20))
+    np.testing.assert_array_equal(found.metric, [trial.value for trial in study.trials])
+    assert found.roles[0] == "uniform"
+    assert found.dense == 0.0
+    violated = [CONSTRAINT.violation(SPACE.coefficients(trial.params)) > 0 for trial in study.trials]
+    np.testing.assert_array_equal(found.feasible, ~np.array(violated))
+    assert any(violated)
+
+
+def test_convergence_is_the_running_best_of_feasible_trials() -> None:
+    study = searched()
+    found = visualization.convergence(study)
+    best, expected = np.inf, []
+    for trial in study.trials:
+        if trial.user_attrs["softprune:feasible"] and trial.value is not None:
+            best = min(best, trial.value)
+        expected.append(best)
+    np.testing.assert_array_equal(found.best, expected)
+    assert found.best[-1] == study.best_value
+
+
+def test_sensitivity_is_the_best_in_each_range() -> None:
+    study = searched()
+    found = visualization.sensitivity(study, ranges=4)
+    for g, group in enumerate(found.groups):
+        for place, (low, high) in enumerate(zip(found.edges[:-1], found.edges[1:], strict=True)):
+            inside = [
+                trial.value
+                for trial in study.trials
+                if trial.user_attrs["softprune:feasible"]
+                and trial.value is not None
+                and low <= SPACE.coefficients(trial.params)[group] + 1e-12 < high + (1e-9 if high == 1 else 0)
+            ]
+            np.testing.assert_equal(found.best[g, place], min(inside) if inside else np.nan)
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_figures_are_drawn_of_what_was_searched(plot: Callable[[optuna.Study], go.Figure]) -> None:
+    figure = plot(searched())
+    assert isinstance(figure, go.Figure)
+    assert figure.layout.title.text
+    assert figure.layout.xaxis.title.text
+    assert figure.layout.yaxis.title.text
+    assert len(figure.to_json()) > 500
+    names = {trace.name for trace in figure.data}
+    if plot is visualization.plot_sparsity:
+        assert names == {"feasible", "infeasible", "uniform"}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_a_study_that_cannot_be_drawn_is_said(numbers: Callable[..., Any]) -> None:
+    study = optuna.create_study()
+    with pytest.raises(ValueError, match=r"Expected a study of a `PruningObjective`, but"):
+        numbers(study)
+    objective = PruningObjective(
+        SPACE, lambda m: {"error": error(m)}, objectives=("error", "parameters"), directions=("minimize", "minimize")
+    )
+    front = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    front.optimize(objective, n_trials=3)
+    with pytest.raises(ValueError, match=r"Expected `metric` to say which of the objectives"):
+        numbers(front)
+    with pytest.raises(ValueError, match=r"Expected `metric` to be one of"):
+        numbers(front, metric="psnr")
+    assert numbers(front, metric="parameters").name == "parameters"
+
+
+def test_missing_plotly_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("plotly"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    study = searched()
+    monkeypatch.setattr(builtins, "__import__", without)
+    for plot in PLOTS:
+        with pytest.raises(ImportError, match=r"pip install \"optuna-softprune\[visualization\]\""):
+            plot(study)
+    for numbers in NUMBERS:
+        numbers(study)
