@@ -22,10 +22,11 @@ from optuna_softprune.storage import (
     History,
     PerStudy,
     all_trials,
+    as_stored,
+    claim_of,
     give_up,
     lease,
     mirror_constraints,
-    own_claim,
     this_worker,
 )
 
@@ -122,7 +123,11 @@ class PruningObjective:
         counts = {"sparsity": space.sparsity(c), "parameters": space.parameters(c), "macs": space.macs(c)}
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
-        metrics = self._metrics(trial, study, space, c, list(dense))
+        stored = as_stored(trial) if isinstance(trial, optuna.Trial) else None
+        claimed = None if stored is None else claim_of(stored)
+        # What a sampler claims is not known yet.
+        known = None if study is None or claimed is not None else self._known_trial(study, space, c)
+        metrics = self._metrics(trial, space, c, known, list(dense))
         problem = not_finite(metrics)
         if problem:
             trial.set_user_attr(FAILURE, problem)
@@ -134,11 +139,10 @@ class PruningObjective:
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
         trial.set_user_attr(FEASIBLE, int(all(each <= 0 for each in violations.values())))
-        claimed = own_claim(trial) if isinstance(trial, optuna.Trial) else None
         if claimed is not None:
             trial.set_user_attr(ROLE, claimed.role)
             trial.set_user_attr(ITERATION, claimed.iteration)
-        elif ROLE not in trial.user_attrs:
+        elif stored is None or ROLE not in stored.user_attrs:
             trial.set_user_attr(ROLE, "candidate")
         kept = space.kept_units(c)
         trial.set_user_attr(CANDIDATE, {"kept": list(kept), "metrics": metrics})
@@ -168,19 +172,16 @@ class PruningObjective:
     def _metrics(
         self,
         trial: optuna.trial.BaseTrial,
-        study: optuna.Study | None,
         space: PruningSpace,
         c: dict[str, float],
+        known: optuna.trial.FrozenTrial | None,
         names: list[str],
     ) -> dict[str, float]:
-        if study is not None and self._reuse:
-            with self._lock:
-                known = self._known_trial(study, space, c)
-            if known is not None:
-                for step, value in known.intermediate_values.items():  # pruners compare trials by them
-                    trial.report(value, step)
-                metrics: dict[str, float] = known.user_attrs[CANDIDATE]["metrics"]
-                return metrics
+        if known is not None:
+            for step, value in known.intermediate_values.items():  # pruners compare trials by them
+                trial.report(value, step)
+            metrics: dict[str, float] = known.user_attrs[CANDIDATE]["metrics"]
+            return metrics
         try:
             return self._measured(space, c, trial, names)
         except optuna.TrialPruned:
@@ -204,10 +205,13 @@ class PruningObjective:
     def _known_trial(
         self, study: optuna.Study, space: PruningSpace, c: dict[str, float]
     ) -> optuna.trial.FrozenTrial | None:
-        """Return a complete trial of the study with the metrics of a candidate."""
-        history = self._known.get(study, lambda: History(space.lattice.names, space.kept_units))
-        history.read(study)
-        trial = history.complete.get(space.kept_units(c))
+        """Return a complete trial of the study with the metrics of a candidate, if such may be taken."""
+        if not self._reuse:
+            return None
+        with self._lock:
+            history = self._known.get(study, lambda: History(space.lattice.names, space.kept_units))
+            history.read(study)
+            trial = history.complete.get(space.kept_units(c))
         return trial if trial is not None and CANDIDATE in trial.user_attrs else None
 
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:

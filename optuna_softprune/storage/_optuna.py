@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import optuna
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 Kept = TypeVar("Kept")
 CLAIM = "softprune:claim"
@@ -46,19 +47,19 @@ class Claim:
     iteration: int
 
 
-def write_claim(study: optuna.Study, trial: optuna.trial.FrozenTrial, claim: Claim | None) -> None:
+def write_claim(study: optuna.Study, trial: FrozenTrial, claim: Claim | None) -> None:
     """Write which point a running trial evaluates; None gives it up."""
     study._storage.set_trial_system_attr(trial._trial_id, CLAIM, None if claim is None else asdict(claim))
 
 
-def claim_of(trial: optuna.trial.FrozenTrial) -> Claim | None:
+def claim_of(trial: FrozenTrial) -> Claim | None:
     """Return what a sampler has claimed for a trial."""
     return _claim(trial.system_attrs)
 
 
-def own_claim(trial: optuna.Trial) -> Claim | None:
-    """Return what a sampler has claimed for a trial that runs here."""
-    return _claim(trial.study._storage.get_trial_system_attrs(trial._trial_id))
+def as_stored(trial: optuna.Trial) -> FrozenTrial:
+    """Return a trial that runs here as its storage has it, with what a sampler has claimed for it: one read."""
+    return trial.study._storage.get_trial(trial._trial_id)
 
 
 def _claim(attributes: Mapping[str, Any]) -> Claim | None:
@@ -66,7 +67,7 @@ def _claim(attributes: Mapping[str, Any]) -> Claim | None:
     return None if held is None else Claim(**{**held, "point": tuple(held["point"])})
 
 
-def enqueued_params(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+def enqueued_params(trial: FrozenTrial) -> Mapping[str, Any]:
     """Return the parameters that a trial was enqueued with; they are its own only once they are suggested."""
     params: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
     return params

@@ -1,0 +1,152 @@
+"""What a search of ten thousand trials costs to open, to resume and to carry on, beside Optuna alone."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import torch
+from optuna.samplers import BaseSampler, RandomSampler
+from torch import nn
+
+from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, open_storage, recover, remaining_trials
+from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEPS = 20
+
+
+def network() -> nn.Sequential:
+    """Return a small network with five groups."""
+    widths = (24, 40, 48, 56, 40, 48, 24)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+X = torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
+
+
+def metric(model: nn.Module) -> float:
+    """Return something that is computed at once."""
+    with torch.no_grad():
+        return -float(model(X).square().mean())
+
+
+def samplers(space: PruningSpace, constraint: SparsityConstraint) -> dict[str, Callable[[], BaseSampler]]:
+    """Return what a search may be carried on with."""
+    return {
+        "projected random": lambda: ProjectedSampler(RandomSampler(seed=0), constraint),
+        "grid": lambda: FeasibleGridSampler(space, constraint, levels=11),
+        "finite differences": lambda: FiniteDifferenceSampler(constraint),
+        "SLSQP": lambda: SLSQPSampler(constraint),
+    }
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def step_ms(study: optuna.Study, objective: Any) -> float:
+    """Return the median milliseconds of one more trial, the first left out."""
+    study.optimize(objective, n_trials=1)
+    return statistics.median(seconds(lambda: study.optimize(objective, n_trials=1)) for _ in range(STEPS)) * 1e3
+
+
+def measure(address: str, name: str, trials: int, space: PruningSpace) -> dict[str, float]:
+    """Return the milliseconds of opening, resuming and one more step; those of Optuna alone beside them."""
+    constraint = SparsityConstraint(space, 0.5)
+    objective = PruningObjective(space, metric, constraint)
+    make = samplers(space, constraint)[name]
+    done = optuna.create_study(direction="maximize", sampler=make())
+    done.optimize(objective, n_trials=trials)
+    optuna.create_study(study_name=name, storage=open_storage(address), direction="maximize")
+    stored = optuna.load_study(study_name=name, storage=open_storage(address), sampler=RandomSampler(seed=0))
+    for key, value in done.user_attrs.items():
+        stored.set_user_attr(key, value)
+    stored.add_trials(done.get_trials(deepcopy=False))
+
+    def load() -> optuna.Study:
+        raw: Any = address if "://" in address else optuna.storages.JournalStorage(journal(address))
+        study = optuna.load_study(study_name=name, storage=raw, sampler=RandomSampler(seed=1))
+        study.get_trials(deepcopy=False)
+        return study
+
+    def resume() -> optuna.Study:
+        study = optuna.load_study(study_name=name, storage=open_storage(address), sampler=make())
+        recover(study)
+        remaining_trials(study, trials + 300)
+        return study
+
+    journal = optuna.storages.journal.JournalFileBackend
+    own = statistics.median(seconds(load) for _ in range(3)) * 1e3
+    ours = statistics.median(seconds(resume) for _ in range(3)) * 1e3
+    study = resume()
+    first = seconds(lambda: study.optimize(objective, n_trials=1)) * 1e3
+    step = step_ms(study, objective)
+    attributes = len(study.trials[-1].user_attrs) + len(study.trials[-1].system_attrs)
+
+    def plain(trial: optuna.Trial) -> float:
+        """Write as much as the objective writes."""
+        for group, found in space.distributions.items():
+            trial.suggest_float(group, found.low, found.high)
+        for i in range(attributes):
+            trial.set_user_attr(str(i), "a word or two")
+        return 0.0
+
+    return {
+        "open_ms": own,
+        "resume_ms": ours,
+        "first_ms": first,
+        "step_ms": step,
+        "optuna_step_ms": step_ms(load(), plain),
+    }
+
+
+def main() -> None:
+    """Measure each sampler on a journal file and SQLite; with `--quick` few trials, nothing written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="200 trials instead of 1,000 and 10,000")
+    quick = parser.parse_args().quick
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = PruningSpace(network(), (X,))
+    names = list(samplers(space, SparsityConstraint(space, 0.5)))
+    rows: list[dict[str, Any]] = []
+    for trials, kind, name in itertools.product((200,) if quick else (1000, 10_000), ("journal", "sqlite"), names):
+        with tempfile.TemporaryDirectory() as folder:
+            address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
+            found = measure(address, name, trials, space)
+        row = {
+            "storage": kind,
+            "sampler": name,
+            "trials": trials,
+            **{key: round(value, 1) for key, value in found.items()},
+        }
+        row["resume_ratio"] = round(found["resume_ms"] / found["open_ms"], 2)
+        row["step_more_ms"] = round(found["step_ms"] - found["optuna_step_ms"], 1)
+        if not rows:
+            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
+        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
+        rows.append(row)
+    if not quick:
+        with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
