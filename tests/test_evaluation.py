@@ -323,6 +323,65 @@ def test_a_metric_that_measures_time_gets_the_whole_network(caplog: pytest.LogCa
     assert sum("on the same input" in message for message in caplog.messages) == 1
 
 
+def test_hooks_of_the_network_see_every_pass(caplog: pytest.LogCaptureFixture) -> None:
+    model = randomise(Encoder()).eval()
+    codes: list[Tensor] = []
+    space = PruningSpace(model, (X,))
+    model.encoder.register_forward_hook(lambda module, args, out: codes.append(out))
+    objective = PruningObjective(space, Seen((X,)))
+    optuna.logging.enable_propagation()
+    for c in list(candidates(space, 2)) * 2:
+        evaluate(objective, c)
+        got = codes[-1]
+        small = space.prune(c)
+        assert isinstance(small, Encoder)
+        with torch.no_grad():
+            torch.testing.assert_close(got, small.encoder(X))
+    optuna.logging.disable_propagation()
+    assert sum("has hooks" in message for message in caplog.messages) == 1
+
+
+class Stateful(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+        self.widths: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes = self.passes + 1
+        return super().forward(x)
+
+
+class Growing(Stateful):
+    def forward(self, x: Tensor) -> Tensor:
+        self.widths.append(x.shape[1])
+        return Encoder.forward(self, x)
+
+
+@pytest.mark.parametrize("kind", [Stateful, Growing])
+def test_what_a_pass_leaves_behind_is_there(kind: type[Stateful], caplog: pytest.LogCaptureFixture) -> None:
+    model = randomise(kind()).eval()
+    space = PruningSpace(model, (X,))
+    model.passes, model.widths = 0, []
+    found = []
+
+    def metric(network: nn.Module) -> float:
+        assert isinstance(network, Stateful)
+        with torch.no_grad():
+            network(X)
+            network(X + 1)
+        found.append(network.passes + len(network.widths))
+        return 0.0
+
+    optuna.logging.enable_propagation()
+    objective = PruningObjective(space, metric)
+    for c in candidates(space, 3):
+        evaluate(objective, c)
+    optuna.logging.disable_propagation()
+    assert set(found) == {2}
+    assert sum("leaves something behind" in message for message in caplog.messages) == 1
+
+
 class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -92,6 +92,9 @@ class Evaluator:
         """
         watch = watch or Watch()
         make = functools.partial(self._removed, candidate)
+        if self._program is not None and _has_hooks(self._model):
+            self.tell(f"{WHOLE}the network has hooks, which may look at its inside.")
+            self._program = None
         if self._program is None or self._kind is None:
             module = make()
             watch.on(module)
@@ -171,7 +174,10 @@ class Evaluator:
         with torch.random.fork_rng(devices=devices):
             try:
                 module = remove(self._model, self._network, kept, share=True).eval()
+                before = _state(module)
                 expected = exported.flatten_outputs(module(*args, **kwargs))
+                if _state(module) != before:
+                    return "its forward pass leaves something behind in the network"
             except Exception:
                 return "the removed network does not take these inputs"  # its own error will say why
             try:
@@ -361,6 +367,19 @@ def _key(number: int, operation: Operation, candidate: Candidate, place: Place |
     """Return what a value depends on."""
     where = place if operation.of_input else None
     return (number, where, *(candidate.counts[group] for group in operation.groups))
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(vars(module)[kind] for module in model.modules() for kind in ("_forward_hooks", "_forward_pre_hooks"))
+
+
+def _state(model: nn.Module) -> list[tuple[str, int, int]]:
+    """Return what identifies the attributes of all modules, and how long lists and the like are."""
+    return [
+        (name, id(value), len(value) if isinstance(value, (list, dict, set)) else 0)
+        for module in model.modules()
+        for name, value in vars(module).items()
+    ]
 
 
 def _alike(one: Any, other: Any) -> bool:
