@@ -108,12 +108,12 @@ def same_search(storage: str, kind: str, *, workers: int, kills: int, seed: int)
 STORAGES = ("journal", "sqlite", "postgresql", "mysql", "redis", "grpc")
 
 
-@pytest.mark.parametrize("address", ["journal", "postgresql", "mysql", "redis", "grpc"], indirect=True)
+@pytest.mark.parametrize("address", ["journal"], indirect=True)
 def test_grid_is_whole_however_its_workers_end(address: str) -> None:
-    whole_grid(address, workers=2, kills=1, seed=0)
+    whole_grid(address, workers=2, kills=2, seed=0)
 
 
-@pytest.mark.parametrize(("address", "kind"), [("journal", "fd"), ("postgresql", "slsqp")], indirect=["address"])
+@pytest.mark.parametrize(("address", "kind"), [("postgresql", "slsqp")], indirect=["address"])
 def test_gradient_search_is_the_same_however_its_workers_end(address: str, kind: str) -> None:
     same_search(address, kind, workers=2, kills=2, seed=0)
 

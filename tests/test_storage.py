@@ -207,6 +207,25 @@ def test_search_on_a_full_disk_stops_and_goes_on_when_there_is_space(
     assert [trial.state for trial in whole.trials].count(TrialState.COMPLETE) == 5
 
 
+@pytest.mark.parametrize("address", ["journal", "sqlite", "postgresql", "mysql", "redis", "grpc"], indirect=True)
+def test_search_is_the_same_on_every_storage_and_when_it_is_opened_again(address: str) -> None:
+    objective, sampler = searched("fd", seconds=0)
+    alone = optuna.create_study(direction="maximize", sampler=sampler)
+    alone.optimize(objective, n_trials=24)
+    for total in (12, 24):
+        objective, sampler = searched("fd", seconds=0)
+        study = optuna.create_study(
+            study_name=NAME, storage=open_storage(address), load_if_exists=True, direction="maximize", sampler=sampler
+        )
+        assert recover(study) == Recovery((), (), ())
+        study.optimize(objective, n_trials=remaining_trials(study, total))
+    again = optuna.load_study(study_name=NAME, storage=open_storage(address))
+    assert [trial.value for trial in again.trials] == [trial.value for trial in alone.trials]
+    assert [trial.params for trial in again.trials] == [trial.params for trial in alone.trials]
+    assert [trial.constraints for trial in again.trials] == [trial.constraints for trial in alone.trials]
+    assert again.best_trial.number == alone.best_trial.number
+
+
 @pytest.mark.parametrize("address", ["postgresql", "mysql"], indirect=True)
 def test_search_goes_on_when_its_connections_are_dropped(address: str) -> None:
     objective, sampler = searched("fd")

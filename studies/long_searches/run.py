@@ -119,13 +119,15 @@ def measure(address: str, name: str, trials: int, space: PruningSpace) -> dict[s
 def main() -> None:
     """Measure each sampler on a journal file and SQLite; with `--quick` few trials, nothing written."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="200 trials instead of 1,000 and 10,000")
+    parser.add_argument("--quick", action="store_true", help="50 trials instead of 1,000 and 10,000, on a journal")
     quick = parser.parse_args().quick
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = PruningSpace(network(), (X,))
     names = list(samplers(space, SparsityConstraint(space, 0.5)))
     rows: list[dict[str, Any]] = []
-    for trials, kind, name in itertools.product((200,) if quick else (1000, 10_000), ("journal", "sqlite"), names):
+    for trials, kind, name in itertools.product(
+        (50,) if quick else (1000, 10_000), ("journal",) if quick else ("journal", "sqlite"), names
+    ):
         with tempfile.TemporaryDirectory() as folder:
             address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
             found = measure(address, name, trials, space)
