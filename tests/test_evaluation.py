@@ -439,3 +439,28 @@ def test_mixed_precision_is_not_taken_for_full() -> None:
             expected = SPACE.prune(HALF)(X)
     assert seen.outputs[0].dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(seen.outputs[0], expected)
+
+
+def test_many_batches_are_shared_as_one_is() -> None:
+    """A candidate without anything in common has many passes; they are one candidate, not many in a row."""
+    model = randomise(nn.Sequential(Counted(), nn.Linear(6, 9), nn.Linear(9, 2))).eval()
+    space = PruningSpace(model, (X,))
+    batches = [(X + i,) for i in range(40)]
+    objective = PruningObjective(space, Seen(*batches))
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    peak = objective.peak_cache_bytes
+    evaluate(objective, {name: found.high for name, found in space.distributions.items()})
+    assert objective.peak_cache_bytes > peak
+
+
+def test_a_search_that_jumps_about_remembers_nothing_until_it_comes_back() -> None:
+    objective = PruningObjective(SPACE, seen := Seen((X,)))
+    random = np.random.default_rng(0)
+    widths = [12, 10, 8]
+    assert [group.size for group in SPACE.groups] == widths
+    for kept in random.permutation(11)[:10]:
+        evaluate(objective, {"0": (kept + 1) / 12, "2": 0.0, "4": 0.0})
+        torch.testing.assert_close(seen.outputs[0], expected_on(X, {"0": (kept + 1) / 12, "2": 0.0, "4": 0.0}))
+    for c in list(candidates(SPACE, 40)) * 2:
+        evaluate(objective, c)
+        torch.testing.assert_close(seen.outputs[0], expected_on(X, c))

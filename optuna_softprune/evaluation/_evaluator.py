@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Operation, Program, program
-from optuna_softprune.evaluation._sizes import Sizes
+from optuna_softprune.evaluation._program import NotSharedError, Program, program
+from optuna_softprune.evaluation._sharing import Candidate, Sharing
 from optuna_softprune.graph import map_tensors, tensors
 from optuna_softprune.removal import random_parts, remove, smaller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from numpy.typing import NDArray
-
     from optuna_softprune.graph import Network
-    from optuna_softprune.removal import Kept
 
-# Passes in a row that had nothing in common with others, after which none is remembered for a while.
-BARREN = 16
-# Passes in a row with unknown inputs after which inputs are no longer compared.
-PATIENCE = 64
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
-
-
-class Candidate(NamedTuple):
-    """Units kept: of each group how many, and of all units which."""
-
-    counts: tuple[int, ...]
-    kept: Kept
-
-
-class Place(NamedTuple):
-    """The how manieth call of a metric, and the precision of autocast."""
-
-    call: int
-    autocast: torch.dtype | None
 
 
 class Evaluator:
@@ -69,11 +47,10 @@ class Evaluator:
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._inputs: dict[Place, list[Any]] = {}
-        self._unknown = self._barren = 0
-        self._recent: deque[Hashable] = deque(maxlen=512)
         self._proven: dict[Hashable, str] = {}
         self._weights = dict(tensors(model))
+        self.inputs = Inputs(self.memory, self.tell)
+        self.sharing = Sharing(network, self._weights, self.memory)
         self._names: dict[int, tuple[str, ...]] = {}
         for name, tensor in tensors(model, aliases=True):
             self._names[id(tensor)] = (*self._names.get(id(tensor), ()), name)
@@ -95,7 +72,7 @@ class Evaluator:
         if self._program is not None and _has_hooks(self._model):
             self.tell(f"{WHOLE}the network has hooks, which may look at its inside.")
             self._program = None
-        if self._program is None or self._kind is None:
+        if self._program is None or self._kind is None or self.inputs.repeated:
             module = make()
             watch.on(module)
             return module
@@ -181,154 +158,15 @@ class Evaluator:
             except Exception:
                 return "the removed network does not take these inputs"  # its own error will say why
             try:
-                got = self.run(program, Candidate((), kept), flat, None, may_write=mode is None)
+                got = self.sharing.run(program, Candidate((), kept), flat, None, may_write=mode is None)
             except Exception as error:
                 return f"the exported graph does not take such inputs ({type(error).__name__})"
         same = all(_alike(one, other) for one, other in zip(got, expected, strict=True))
         return "" if same else "the exported graph does not compute what the network computes on such inputs"
 
-    def recognise(self, place: Place, flat: Sequence[Any]) -> bool:
-        """Whether the inputs of a pass are those that are remembered at its place; the first are remembered.
-
-        Raises:
-            NotSharedError: If they are those of the call before: a metric that measures time repeats itself.
-        """
-        if self._unknown >= PATIENCE:
-            return False
-        with self._lock:
-            if place not in self._inputs:
-                before = self._inputs.get(place._replace(call=place.call - 1))
-                if before is not None and all(_equal(one, other) for one, other in zip(before, flat, strict=True)):
-                    self._program = None
-                    raise NotSharedError(
-                        "the metric runs the network again on the same input, as if to measure its speed (a metric "
-                        "that measures it in one pass needs `cache_bytes=0`)"
-                    )
-                if self.memory.reserve(sum(each.nbytes for each in flat if isinstance(each, Tensor))):
-                    self._inputs[place] = [each.clone() if isinstance(each, Tensor) else each for each in flat]
-        if place not in self._inputs:
-            self.tell(
-                f"Only a part of the forward passes is shared: the metric's inputs take more than half of "
-                f"{self.memory.budget / 2**20:.0f} MiB; give `cache_bytes` more."
-            )
-            return False
-        known = all(_equal(one, other) for one, other in zip(self._inputs[place], flat, strict=True))
-        self._unknown = 0 if known else self._unknown + 1
-        if self._unknown == PATIENCE:
-            self.tell(
-                "Forward passes share only weights: the inputs of the metric differ from candidate to candidate "
-                "(shuffled data, or a closed loop)."
-            )
-        return known
-
-    def is_promising(self, program: Program, candidate: Candidate, place: Place) -> bool:
-        """Whether a pass may have something in common with others.
-
-        Not if a number of passes in a row had nothing, and this one has nothing in common with them: a search that
-        jumps about pays neither for comparing inputs nor for remembering values.
-        """
-        if self._barren < BARREN:
-            return True
-        operations = program.operations.items()
-        keys = [_key(number, each, candidate, place) for number, each in operations if each.shared and each.of_input]
-        with self._lock:
-            seen = any(key in self._recent for key in keys)
-            self._recent.extend(keys)
-        if seen:
-            self._barren = 0
-        return seen
-
-    def run(
-        self,
-        program: Program,
-        candidate: Candidate,
-        flat: Sequence[Any],
-        place: Place | None,
-        *,
-        may_write: bool = False,
-        remember: bool = False,
-    ) -> list[Any]:
-        """Return the flat outputs of a pass.
-
-        Args:
-            program: What is computed.
-            candidate: For which candidate.
-            flat: The flat inputs.
-            place: Where these inputs are remembered; None: nowhere.
-            may_write: Whether operations may write into operands that nobody needs any more.
-            remember: Whether values and weights are looked up and remembered.
-        """
-        values: list[Any] = [None] * program.length
-        for number, given in zip(program.inputs, flat, strict=True):
-            values[number] = given
-        batch = next((each.shape[0] for each in flat if isinstance(each, Tensor) and each.dim()), 1)
-        sizes = Sizes(candidate.kept, batch, program.batch, may_write)
-        own = {each.untyped_storage().data_ptr() for each in flat if isinstance(each, Tensor)}
-        held: set[int] = set()
-
-        def key_of(number: int) -> Hashable:
-            """Return under what a value is remembered, or None if it is not."""
-            operation = program.operations[number]
-            if not remember or not operation.shared or (place is None and operation.of_input):
-                return None
-            return _key(number, operation, candidate, place)
-
-        found_something = False
-        missing: set[int] = set()
-        stack = [each for each in program.outputs if isinstance(each, int)]
-        while stack:
-            number = stack.pop()
-            if values[number] is not None or number in missing:
-                continue
-            if number in program.operations:
-                key = key_of(number)
-                if key is not None and (found := self.memory.get(key)) is not None:
-                    values[number] = found
-                    found_something |= program.operations[number].of_input
-                    held.add(found.untyped_storage().data_ptr())
-                else:
-                    missing.add(number)
-                    stack += program.operations[number].sources
-            elif number in program.weights:
-                values[number] = self._weight(program, candidate, number, remember)
-                held.add(values[number].untyped_storage().data_ptr())
-            elif number in program.constants:
-                values[number] = program.constants[number]
-                held.add(values[number].untyped_storage().data_ptr())
-        if place is not None:
-            self._barren = 0 if found_something else self._barren + 1
-        for number, operation in program.operations.items():
-            if number not in missing:
-                continue
-            value = values[number] = operation.run(values, sizes)
-            key = key_of(number)
-            if key is not None and value.untyped_storage().data_ptr() not in own:
-                self.memory.put(key, value)
-                held.add(value.untyped_storage().data_ptr())
-            for done in operation.done_with:
-                values[done] = None
-        return [
-            _own(values[each], held) if isinstance(each, int) else each[0]  # no value, but a constant
-            for each in program.outputs
-        ]
-
     def restored(self, outputs: list[Any]) -> Any:
         """Return flat outputs as the network returns them."""
         return self._network.exported.restore_outputs(outputs)
-
-    def _weight(self, program: Program, candidate: Candidate, number: int, remember: bool) -> Tensor:
-        """Return what is kept of a parameter or buffer."""
-        name, groups = program.weights[number]
-        dense = self._weights[name].detach()
-        if not groups or not remember:
-            return smaller(self._network, name, dense, candidate.kept)
-        key = (name, *(candidate.counts[group] for group in groups))
-        found = self.memory.get(key)
-        if found is None:
-            found = smaller(self._network, name, dense, candidate.kept)
-            if found is not dense:
-                self.memory.put(key, found)
-        return found
 
 
 class _Passes:
@@ -336,37 +174,32 @@ class _Passes:
 
     def __init__(self, evaluator: Evaluator, program: Program, candidate: Candidate) -> None:
         self._evaluator, self._program, self._candidate = evaluator, program, candidate
-        self._next = 0
+        self._next, self._promising = 0, False
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        evaluator = self._evaluator
+        evaluator, candidate = self._evaluator, self._candidate
         try:
             flat = evaluator.flat_inputs(self._program, args, kwargs)
             device = next((each.device.type for each in flat if isinstance(each, Tensor)), "cpu")
             autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             evaluator.prove(self._program, flat, (args, kwargs), autocast)
             place = Place(self._next, autocast)
+            if place.call == 0:
+                self._promising = evaluator.sharing.is_promising(self._program, candidate, place)
             self._next += 1
-            promising = evaluator.is_promising(self._program, self._candidate, place)
-            known = promising and evaluator.recognise(place, flat)
+            known = self._promising and evaluator.inputs.recognise(place, flat)
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
-        outputs = evaluator.run(
+        outputs = evaluator.sharing.run(
             self._program,
-            self._candidate,
+            candidate,
             flat,
             place if known else None,
             may_write=autocast is None,
-            remember=promising,
+            remember=self._promising,
         )
         return evaluator.restored(outputs)
-
-
-def _key(number: int, operation: Operation, candidate: Candidate, place: Place | None) -> Hashable:
-    """Return what a value depends on."""
-    where = place if operation.of_input else None
-    return (number, where, *(candidate.counts[group] for group in operation.groups))
 
 
 def _has_hooks(model: nn.Module) -> bool:
@@ -393,24 +226,3 @@ def _alike(one: Any, other: Any) -> bool:
     rounding = torch.finfo(one.dtype).eps ** 0.5
     scale = other.abs().nan_to_num(posinf=0.0).max().item() if other.numel() else 0.0
     return torch.allclose(one, other, rtol=rounding, atol=rounding * scale, equal_nan=True)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor):
-        return True  # compared with the example's before
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
-        return False
-    if one.device.type == "cpu" and one.is_contiguous() and other.is_contiguous():
-        return np.array_equal(_bytes(one), _bytes(other))  # 6 times as fast as `torch.equal`, and right for NaN
-    return torch.equal(one, other)
-
-
-def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    held: NDArray[np.uint8] = tensor.detach().view(-1).view(torch.uint8).numpy()
-    return held
-
-
-def _own(value: Any, held: set[int]) -> Any:
-    """Return an output in memory that nothing here keeps."""
-    kept = isinstance(value, Tensor) and value.untyped_storage().data_ptr() in held
-    return value.clone() if kept else value
