@@ -16,6 +16,13 @@ FORBIDDEN = {
     "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.removal"),
     "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),
     "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
+    "evaluation": (
+        "optuna",
+        "optuna_softprune.importance",
+        "optuna_softprune.coefficients",
+        "optuna_softprune.objective",
+    ),
+    "visualization": ("torch", "optuna_softprune.samplers", "optuna_softprune.dashboard"),
     "numerics": ("optuna", "torch", "optuna_softprune.samplers", "optuna_softprune.storage"),
     "samplers": ("torch", "optuna_softprune.graph", "optuna_softprune.removal", "optuna_softprune.objective"),
     "storage": ("torch", "optuna_softprune.samplers", "optuna_softprune.objective"),

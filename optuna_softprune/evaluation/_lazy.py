@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from optuna_softprune.evaluation._program import NotSharedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -40,7 +42,7 @@ class LazyCandidate:
 
     Args:
         make: Makes the removed module, whole, in eval mode, sharing nothing.
-        forward: `(args, kwargs) -> what the network returns`; raises `NotShared` where the module itself is needed.
+        forward: `(args, kwargs) -> what the network returns`; raises `NotSharedError` where that needs the module.
         device: Of the weights; None if they lie on several.
         first: Name of the first parameter and a function that returns its kept elements, or None if there is none.
         watch: Is told of calls.
@@ -141,8 +143,6 @@ def _getattribute(self: nn.Module, name: str) -> Any:
 
 
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    from optuna_softprune.evaluation._program import NotSharedError
-
     candidate = _candidate(self)
     if candidate is not None and not candidate.changed():
         candidate.watch.called = True
