@@ -213,7 +213,6 @@ def test_search_is_the_same_on_every_storage_and_when_it_is_opened_again(address
     alone = optuna.create_study(direction="maximize", sampler=sampler)
     alone.optimize(objective, n_trials=24)
     for total in (12, 24):
-        objective, sampler = searched("fd", seconds=0)
         study = optuna.create_study(
             study_name=NAME, storage=open_storage(address), load_if_exists=True, direction="maximize", sampler=sampler
         )
@@ -274,8 +273,7 @@ def test_long_trials_show_that_their_worker_lives(monkeypatch: pytest.MonkeyPatc
     assert study.trials[0].user_attrs["softprune:seen"] >= study.trials[0].datetime_start.timestamp() + 0.04  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("kind", "name"), [("journal", "SIGTERM"), ("sqlite", "SIGINT")])
 def test_worker_that_is_told_to_end_gives_its_trial_up(tmp_path: Path, kind: str, name: str) -> None:
     storage = storage_in(tmp_path, kind)
     process = start(storage, 10_000)
