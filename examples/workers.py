@@ -56,7 +56,7 @@ def search(worker: int) -> None:
         storage=open_storage(STORAGE),
         load_if_exists=True,
         direction="maximize",
-        sampler=FeasibleGridSampler(space, constraint, levels=9),
+        sampler=FeasibleGridSampler(space, constraint, levels=6),
     )
     recover(study)
     study.optimize(PruningObjective(space, psnr, constraint))

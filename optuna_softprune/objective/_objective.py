@@ -105,8 +105,8 @@ class PruningObjective:
         """Evaluate one candidate."""
         if not isinstance(trial, optuna.Trial):
             return self._evaluated(trial, None)
-        trial.set_user_attr(OWNER, this_worker())
         try:
+            trial.set_user_attr(OWNER, this_worker())
             with lease(trial):
                 return self._evaluated(trial, trial.study)
         except (KeyboardInterrupt, SystemExit) as interruption:

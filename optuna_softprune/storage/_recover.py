@@ -94,7 +94,8 @@ def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> bool:
 def give_up(trial: optuna.Trial, interruption: BaseException) -> None:
     """Leave a trial that Ctrl-C or a signal interrupts so that another worker evaluates its candidate."""
     trial.set_user_attr(INTERRUPTED, type(interruption).__name__)
-    _queue_again(trial.study, trial.params, claim_of(as_stored(trial)))
+    stored = as_stored(trial)
+    _queue_again(trial.study, stored.params, claim_of(stored))
     if not isinstance(interruption, KeyboardInterrupt):  # which Optuna fails a trial for by itself
         trial.study.tell(trial.number, state=TrialState.FAIL)
 
