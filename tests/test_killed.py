@@ -113,6 +113,7 @@ def test_grid_is_whole_however_its_workers_end(address: str) -> None:
     whole_grid(address, workers=2, kills=2, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("address", "kind"), [("postgresql", "slsqp")], indirect=["address"])
 def test_gradient_search_is_the_same_however_its_workers_end(address: str, kind: str) -> None:
     same_search(address, kind, workers=2, kills=2, seed=0)
