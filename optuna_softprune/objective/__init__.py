@@ -1,6 +1,6 @@
 """The objective of a study, and what the study keeps."""
 
-from optuna_softprune.objective._objective import PruningObjective
+from optuna_softprune.objective._objective import COUNTS, PruningObjective
 from optuna_softprune.objective._record import (
     CANDIDATE,
     CONSTRAINT,
@@ -16,6 +16,7 @@ from optuna_softprune.objective._requirement import Requirement
 __all__ = [
     "CANDIDATE",
     "CONSTRAINT",
+    "COUNTS",
     "DENSE",
     "FEASIBLE",
     "GROUPS",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from optuna_softprune.objective import CANDIDATE, FEASIBLE, GROUPS, OBJECTIVE, PREFIX, ROLE
+from optuna_softprune.objective import CANDIDATE, COUNTS, FEASIBLE, GROUPS, OBJECTIVE, PREFIX, ROLE
 
 if TYPE_CHECKING:
     import optuna
@@ -174,18 +174,15 @@ def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[F
     if metric is None and len(names) > 1:
         raise ValueError(f"Expected `metric` to say which of the objectives {names} is meant, but got None.")
     name = names[0] if metric is None else metric
-    known = [*trials[0].user_attrs[CANDIDATE]["metrics"], *(each for each in names if each in _COUNTS)]
+    known = [*trials[0].user_attrs[CANDIDATE]["metrics"], *(each for each in names if each in COUNTS)]
     if name not in known:
         raise ValueError(f"Expected `metric` to be one of {known}, but got {name!r}.")
     direction = study.directions[names.index(name)] if name in names else StudyDirection.MAXIMIZE
     return name, 1 if direction == StudyDirection.MAXIMIZE else -1, trials
 
 
-_COUNTS = ("sparsity", "parameters", "macs")
-
-
 def _value(trial: FrozenTrial, name: str) -> float:
-    held = trial.user_attrs[f"{PREFIX}{name}"] if name in _COUNTS else trial.user_attrs[CANDIDATE]["metrics"][name]
+    held = trial.user_attrs[f"{PREFIX}{name}"] if name in COUNTS else trial.user_attrs[CANDIDATE]["metrics"][name]
     return float(held)
 
 
