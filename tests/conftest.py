@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import optuna
@@ -12,7 +14,7 @@ import torch
 from hypothesis import settings
 from searching import NAME
 
-from optuna_softprune import open_storage
+from optuna_softprune import StorageError, open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +31,17 @@ SERVERS = {
     "redis": "SOFTPRUNE_TEST_REDIS",
     "grpc": "SOFTPRUNE_TEST_POSTGRESQL",
 }
-PROXY = "import sys, optuna; optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage({url!r}), port={port})"
+PROXY = """
+import optuna, optuna_softprune
+optuna.storages.run_grpc_proxy_server(optuna_softprune.open_storage({url!r}), port={port})
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one server in one process of a parallel run: some drop all of its connections."""
+    for item in items:
+        if "address" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("servers"))
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +66,20 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             port = probe.getsockname()[1]
         command = [sys.executable, "-W", "ignore", "-c", PROXY.format(url=found, port=port)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as proxy:
+            _wait(f"grpc://127.0.0.1:{port}")
             yield f"grpc://127.0.0.1:{port}"
             proxy.terminate()
     else:
         yield found
     _forget(found)
+
+
+def _wait(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StorageError):
+            open_storage(address)
+            return
 
 
 def _forget(address: str) -> None:

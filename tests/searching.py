@@ -1,8 +1,9 @@
-"""A search to be killed: `python searching.py STORAGE SAMPLER TRIALS`; says when its trials begin."""
+"""A search to be killed: `python searching.py STORAGE SAMPLER TRIALS [SECONDS]`; says when its trials begin."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import time
@@ -33,10 +34,16 @@ if TYPE_CHECKING:
 
     from optuna.samplers import BaseSampler
 
-NAME = "killed"
+NAME = "killed" + os.environ.get("PYTEST_XDIST_WORKER", "")  # servers are shared by the processes of a test run
 
 
-WIDTHS = {"random": (20, 16), "grid": (20, 16), "fd": (20, 16, 12, 20), "slsqp": (20, 16, 12, 20), "tpe": (20, 16)}
+WIDTHS = {
+    "random": (20, 16),
+    "grid": (20, 16, 12),
+    "fd": (20, 16, 12, 20),
+    "slsqp": (20, 16, 12, 20),
+    "tpe": (20, 16, 12),
+}
 
 
 def searched(
@@ -67,9 +74,10 @@ def searched(
     return PruningObjective(space, metric, constraint), samplers[kind]()
 
 
-def main(storage: str, kind: str, total: str) -> None:
+def main(storage: str, kind: str, total: str, seconds: str = "0.005") -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
-    objective, sampler = searched(kind)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    objective, sampler = searched(kind, seconds=float(seconds))
     study = optuna.create_study(
         storage=open_storage(storage), study_name=NAME, direction="maximize", load_if_exists=True, sampler=sampler
     )

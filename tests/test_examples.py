@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from optuna_softprune import open_storage
 ROOT = Path(__file__).parents[1]
 
 
-def run(script: Path, folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(script), *arguments]
+def run(*arguments: str, folder: Path) -> str:
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ})
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -32,7 +33,7 @@ def test_example_is_short(script: Path) -> None:
 
 
 def test_quickstart_beats_the_baselines_and_resumes(tmp_path: Path) -> None:
-    first = run(ROOT / "examples/quickstart.py", tmp_path)
+    first = run(str(ROOT / "examples/quickstart.py"), folder=tmp_path)
     rows = [line.rsplit(maxsplit=3) for line in first.splitlines() if line[:3] in ("50%", "70%")]
     for target in ("50%", "70%"):
         table = {name: (float(sparsity), float(psnr)) for name, sparsity, _, psnr in rows if name.startswith(target)}
@@ -42,17 +43,25 @@ def test_quickstart_beats_the_baselines_and_resumes(tmp_path: Path) -> None:
         assert found[1] > max(psnr for _, psnr in table.values())
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert (tmp_path / "quickstart-0.7.pt").stat().st_size < (tmp_path / "quickstart.pt").stat().st_size / 2
-    assert run(ROOT / "examples/quickstart.py", tmp_path) == first
+    assert run(str(ROOT / "examples/quickstart.py"), folder=tmp_path) == first
 
 
 @pytest.mark.parametrize("name", ["by_hand.py", "workers.py"])
 def test_example_ends_with_its_claim(name: str, tmp_path: Path) -> None:
-    assert "dB" in run(ROOT / "examples" / name, tmp_path).splitlines()[-1]
+    assert "dB" in run(str(ROOT / "examples" / name), folder=tmp_path).splitlines()[-1]
+
+
+def test_small_controller_keeps_95_percent_of_the_reward(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples/controller.py"), folder=tmp_path)
+    dense = int(re.findall(r"dense: (\d+) parameters", printed)[0])
+    size, kept = re.findall(r"(\d+) parameters keep ([\d.]+)%", printed.splitlines()[-1])[0]
+    assert int(size) < 0.6 * dense
+    assert float(kept) >= 95
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "studies").glob("*/run.py")), ids=lambda path: path.parent.name)
-def test_study_runs_quickly(script: Path, tmp_path: Path) -> None:
-    assert run(script, tmp_path, "--quick")
+def test_study_runs_quickly(script: Path) -> None:
+    assert run("-m", f"studies.{script.parent.name}.run", "--quick", folder=ROOT)
 
 
 @pytest.mark.slow
@@ -92,7 +101,7 @@ def test_quickstart_killed_ten_times_loses_nothing(tmp_path: Path, storage: str)
         assert {key: now[key] for key in known} == known
         known = now
         print(f"killed with {len(known)} trials complete")
-    run(script, tmp_path)
+    run(str(script), folder=tmp_path)
     now = completed()
     assert {key: now[key] for key in known} == known
     names = [name for name, _ in now]

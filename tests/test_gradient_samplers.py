@@ -163,6 +163,20 @@ def test_search_resumed_by_rebuilt_samplers_is_the_same(kind: type[ReplaySampler
 
 
 @both
+def test_worker_killed_before_it_wrote_anything_holds_nothing_up(kind: type[ReplaySampler]) -> None:
+    problem = PROBLEMS["interior"]
+    alone = points(search(problem, kind(problem.constraint), 60))
+    study = search(problem, kind(problem.constraint), 10)
+    for _ in range(3):
+        study._storage.create_new_trial(study._study_id)  # runs for ever, and has neither a claim nor an owner
+        study.sampler = kind(problem.constraint)  # what the next worker has
+        study.optimize(objective(problem), n_trials=6)
+    shared = points(study, extras=False)
+    assert set(shared) <= set(alone)
+    assert set(alone[:20]) <= set(points(study))
+
+
+@both
 @pytest.mark.parametrize("jobs", [2, 4])
 def test_threads_share_a_search_and_do_not_change_it(kind: type[ReplaySampler], jobs: int) -> None:
     problem = PROBLEMS["interior"]

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def completed(storage: str) -> dict[int, Any]:
     return {trial.number: trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_killed_search_loses_nothing_and_ends_with_the_total_asked_for(tmp_path: Path, kind: str) -> None:
     storage = storage_in(tmp_path, kind)
     moments = random.Random(0)
@@ -172,6 +173,39 @@ def test_dead_lock_of_a_journal_is_removed_without_waiting(tmp_path: Path) -> No
     study.optimize(lambda trial: 0.0, n_trials=1)
     assert time.monotonic() - begin < 10
     assert not lock.is_symlink()
+
+
+HANGS = """
+import os, sys, time, optuna
+from optuna_softprune import open_storage
+study = optuna.load_study(study_name=sys.argv[2], storage=open_storage(sys.argv[1]))
+def hang(_):
+    print("writes", flush=True)
+    time.sleep(600)
+os.fsync = hang
+study.set_user_attr("a", 1)
+"""
+
+
+def test_lock_of_a_worker_is_its_own_while_it_lives_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "shared.journal"
+    study = optuna.create_study(storage=open_storage(path), study_name=NAME)
+    command = [sys.executable, "-c", HANGS, str(path), NAME]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        writing = threading.Thread(target=lambda: study.set_user_attr("b", 2), daemon=True)
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "writes\n"
+            writing.start()
+            writing.join(3)
+            assert writing.is_alive()
+        finally:
+            other.kill()
+        writing.join(5)
+        assert not writing.is_alive()
+    again = optuna.load_study(study_name=NAME, storage=open_storage(path))
+    assert again.user_attrs["b"] == 2
+    assert not Path(f"{path}.lock").is_symlink()
 
 
 def test_lock_of_a_worker_that_may_be_suspended_is_not_taken_away(tmp_path: Path) -> None:

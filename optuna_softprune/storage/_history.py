@@ -24,7 +24,8 @@ Point: TypeAlias = tuple[int, ...]
 
 # A point whose metric failed is tried once more; then it counts as failed.
 ATTEMPTS = 2
-# A running trial that neither claims a point nor has parameters for so long was killed before it wrote anything.
+# A running trial that neither claims a point nor has parameters for so long, or when a later one is complete, was
+# killed before it wrote anything. If it was only slow, its claim and another's meet, and one of them is given up.
 UNWRITTEN_S = 10.0
 
 
@@ -52,6 +53,7 @@ class History:
         self._failures: Counter[Point] = Counter()
         self._open: list[int] = []
         self._read = 0
+        self._last_complete = -1
         self._unclaimed: list[int] = []
         self._met: dict[int, float] = {}
         self._news: list[FrozenTrial] = []
@@ -73,6 +75,7 @@ class History:
                 still_open.append(number)
                 self._note(trial, claim)
         self._open, self._read = still_open, len(trials)
+        self._unclaimed = [number for number in self._unclaimed if number > self._last_complete]
 
     def news(self) -> list[FrozenTrial]:
         """Return the trials that were read as finished since the last call."""
@@ -113,6 +116,7 @@ class History:
         if point is None:
             return
         if trial.state == TrialState.COMPLETE:
+            self._last_complete = max(self._last_complete, trial.number)
             held = self.complete.get(point)
             if held is None or trial.number < held.number:
                 self.complete[point] = trial

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import optuna
 from optuna.storages import JournalStorage
@@ -25,6 +25,8 @@ except ImportError:  # Windows: a dead lock is left to Optuna, which waits for t
 # A lock is held for one write; Optuna takes it away after this long. A shorter time would take away that of a worker
 # that was suspended in the middle of a write.
 LOCK_GRACE_S = 30
+# How often a worker looks whether it may write, and how long it waits for the advisory lock of one that does not write.
+POLL_S, BEACON_S = 0.001, 0.01
 
 _logger = optuna.logging.get_logger("optuna_softprune")
 
@@ -49,18 +51,31 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 class _RepairingLock(JournalFileSymlinkLock):
-    """Optuna's lock; who gets it finds whole lines, so that nothing is ever written behind half a line.
+    """Optuna's lock; who gets it finds whole lines, and a killed owner's is had at once.
 
-    A worker that was killed, or whose disk was full, in the middle of a write leaves a torn line behind. A line that
-    is being written is not torn: its worker has the lock.
+    - A worker that was killed, or whose disk was full, in the middle of a write leaves a torn line behind; nothing is
+      ever written behind half a line. A line that is being written is not torn: its worker has the lock.
+    - The lock is a symlink. Beside it the owner keeps an advisory lock on the journal (`flock`), which the kernel gives
+      back when a process dies: who has that while a symlink of ours is there knows that its owner is dead. Symlinks of
+      ours lead to `./name`; others, as the dashboard's, keep their 30 s.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), grace_period=LOCK_GRACE_S)
-        self._path = path
+        super().__init__(str(path.absolute()), grace_period=LOCK_GRACE_S)
+        self._path, self._link = path, Path(f"{path.absolute()}.lock")
+        self._beacon: BinaryIO | None = None
 
     def acquire(self) -> bool:
-        super().acquire()
+        beacon = self._kept_beacon()
+        try:
+            if beacon is not None:
+                self._remove_if_ours()
+            self._lock_target_file = str(self._path.absolute()) if beacon is None else f"./{self._path.name}"
+            super().acquire()
+        except BaseException:
+            _close(beacon)
+            raise
+        self._beacon = beacon
         try:
             if self._path.exists() and _is_torn(self._path):
                 _cut_torn_line(self._path)
@@ -68,6 +83,54 @@ class _RepairingLock(JournalFileSymlinkLock):
             self.release()
             raise
         return True
+
+    def release(self) -> None:
+        try:
+            super().release()
+        finally:
+            _close(self._beacon)
+            self._beacon = None
+
+    def _kept_beacon(self) -> BinaryIO | None:
+        """Return the journal with the advisory lock on it; None if the owner of the symlink keeps it for too long."""
+        if fcntl is None or not self._path.exists():
+            return None
+        file = self._path.open("rb")
+        seen, since = None, time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                now, held = time.monotonic(), _identity(self._link)
+                if held != seen:
+                    seen, since = held, now
+                if now - since > (LOCK_GRACE_S if held else BEACON_S):
+                    file.close()
+                    return None
+                time.sleep(POLL_S)
+            else:
+                return file
+
+    def _remove_if_ours(self) -> None:
+        with contextlib.suppress(OSError):  # there is none
+            if os.readlink(self._link) == f"./{self._path.name}":
+                self._link.unlink()
+                _logger.warning(f"{self._link} was held by a worker that was killed: removed.")
+
+
+def _close(beacon: BinaryIO | None) -> None:
+    if beacon is not None:
+        fcntl.flock(beacon, fcntl.LOCK_UN)  # at once, also where a forked process has the file open
+        beacon.close()
+
+
+def _identity(lock: Path) -> tuple[int, int] | None:
+    """Return what tells a lock from another at the same place; None if there is none."""
+    try:
+        held = lock.lstat()
+    except OSError:
+        return None
+    return held.st_ino, held.st_mtime_ns
 
 
 def expect_folder(path: Path) -> None:
@@ -101,13 +164,11 @@ def _remove_dead_lock(path: Path) -> None:
 
 def _old(path: Path, lock: Path) -> tuple[int, int] | None:
     """Return what identifies a lock that is older than the grace, or None."""
-    try:
-        held = lock.lstat()
-        written = path.stat().st_mtime
-    except OSError:
+    held = _identity(lock)
+    if held is None:
         return None
-    old = time.time() - max(held.st_mtime, written) > LOCK_GRACE_S
-    return (held.st_ino, held.st_mtime_ns) if old else None
+    age = time.time() - max(held[1] / 1e9, path.stat().st_mtime)
+    return held if age > LOCK_GRACE_S else None
 
 
 @contextlib.contextmanager

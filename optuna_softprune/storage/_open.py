@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalRedisBackend
 
 from optuna_softprune._errors import StorageError
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # What SQLite waits for another worker's write. Its own 5 s are too short for some file systems.
 SQLITE_PATIENCE_S = 60
+# What another worker needs to make the tables of an empty database.
+TABLES_S = 2.0
+TABLES_MADE_TWICE = ("already exists", "unique constraint", "duplicate")
 GRPC_PORT = 13000  # Optuna's own
 
 
@@ -55,7 +59,7 @@ def open_storage(url_or_path: str | os.PathLike[str]) -> BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return openers.get(name.partition("://")[0], _database)(name)
+            return get_storage(openers.get(name.partition("://")[0], _database)(name))  # databases: read once
     except ImportError as error:
         raise StorageError(
             f"Expected a driver for {_without_password(name)}, but it is not installed ({error}): "
@@ -71,11 +75,22 @@ def open_storage(url_or_path: str | os.PathLike[str]) -> BaseStorage:
 
 def _database(url: str) -> RDBStorage:
     # A connection is tried before it is used: after a restart of the server the search goes on.
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    return _with_tables(url, {"pool_pre_ping": True})
 
 
 def _sqlite(url: str) -> RDBStorage:
-    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}})
+    return _with_tables(url, {"connect_args": {"timeout": SQLITE_PATIENCE_S}})
+
+
+def _with_tables(url: str, settings: dict[str, Any]) -> RDBStorage:
+    """Open a database; of workers that find it empty in the same moment one makes the tables, the others look again."""
+    try:
+        return RDBStorage(url, engine_kwargs=settings)
+    except Exception as error:
+        if not any(words in str(error).lower() for words in TABLES_MADE_TWICE):
+            raise
+    time.sleep(TABLES_S)
+    return RDBStorage(url, engine_kwargs=settings)
 
 
 def _redis(url: str) -> JournalStorage:

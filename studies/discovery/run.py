@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from optuna_softprune import PruningSpace
 from optuna_softprune.graph import discover, export, working_copy
 from optuna_softprune.removal import Verifier, protect_what_fails
 from optuna_softprune.testing import randomise
+from studies.rows import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,10 +91,7 @@ def main() -> None:
         print(" | ".join(map(str, row.values())), flush=True)
         rows.append(row)
     if not quick:
-        with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, Path(__file__).parent / "results.csv")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import itertools
 import math
 import statistics
@@ -23,6 +22,7 @@ from torchvision.models import resnet18
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
 from optuna_softprune.testing import randomise
+from studies.rows import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -164,14 +164,6 @@ def _short(value: Any) -> Any:
     return value
 
 
-def write(rows: list[dict[str, Any]], name: str) -> None:
-    """Write a table beside this file."""
-    with (Path(__file__).parent / name).open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     """Measure each walk three times and report medians; with `--quick` small cases, once, nothing written."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -218,8 +210,8 @@ def main() -> None:
                 },
             )
     if not quick:
-        write(rows, "results.csv")
-        write(searches, "searches.csv")
+        write(rows, Path(__file__).parent / "results.csv")
+        write(searches, Path(__file__).parent / "searches.csv")
 
 
 if __name__ == "__main__":

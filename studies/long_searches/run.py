@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import tempfile
@@ -18,9 +17,13 @@ from torch import nn
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, open_storage, recover, remaining_trials
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
+from studies.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+COLUMNS = ["storage", "sampler", "trials", "open_ms", "resume_ms", "first_ms", "step_ms", "optuna_step_ms"]
+COLUMNS += ["resume_ratio", "step_more_ms"]
 
 
 def network() -> nn.Sequential:
@@ -64,13 +67,19 @@ def step_ms(study: optuna.Study, objective: Any, steps: int) -> float:
     return statistics.median(seconds(lambda: study.optimize(objective, n_trials=1)) for _ in range(steps)) * 1e3
 
 
-def measure(address: str, name: str, trials: int, space: PruningSpace) -> dict[str, float]:
+def searched(name: str, trials: int, space: PruningSpace) -> optuna.Study:
+    """Return a search in memory."""
+    constraint = SparsityConstraint(space, 0.5)
+    study = optuna.create_study(direction="maximize", sampler=samplers(space, constraint)[name]())
+    study.optimize(PruningObjective(space, metric, constraint), n_trials=trials)
+    return study
+
+
+def measure(done: optuna.Study, address: str, name: str, space: PruningSpace) -> dict[str, float]:
     """Return the milliseconds of opening, resuming and one more step; those of Optuna alone beside them."""
     constraint = SparsityConstraint(space, 0.5)
     objective = PruningObjective(space, metric, constraint)
-    make = samplers(space, constraint)[name]
-    done = optuna.create_study(direction="maximize", sampler=make())
-    done.optimize(objective, n_trials=trials)
+    make, trials = samplers(space, constraint)[name], len(done.trials)
     optuna.create_study(study_name=name, storage=open_storage(address), direction="maximize")
     stored = optuna.load_study(study_name=name, storage=open_storage(address), sampler=RandomSampler(seed=0))
     for key, value in done.user_attrs.items():
@@ -123,30 +132,21 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = PruningSpace(network(), (X,))
     names = list(samplers(space, SparsityConstraint(space, 0.5)))[-2 if quick else 0 :]
-    rows: list[dict[str, Any]] = []
-    for trials, kind, name in itertools.product(
-        (50,) if quick else (1000, 10_000), ("journal",) if quick else ("journal", "sqlite"), names
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
-            found = measure(address, name, trials, space)
-        row = {
-            "storage": kind,
-            "sampler": name,
-            "trials": trials,
-            **{key: round(value, 1) for key, value in found.items()},
-        }
-        row["resume_ratio"] = round(found["resume_ms"] / found["open_ms"], 2)
-        row["step_more_ms"] = round(found["step_ms"] - found["optuna_step_ms"], 1)
-        if not rows:
-            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
-        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
-        rows.append(row)
-    if not quick:
-        with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    rows = Rows(COLUMNS, 3, None if quick else Path(__file__).parent / "results.csv")
+    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
+    for trials, name in itertools.product((50,) if quick else (1000, 10_000), names):
+        kinds = ("journal",) if quick else ("journal", "sqlite")
+        if all((kind, name, trials) in rows for kind in kinds):
+            continue
+        done = searched(name, trials, space)
+        for kind in kinds:
+            with tempfile.TemporaryDirectory() as folder:
+                address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
+                found = {key: round(value, 1) for key, value in measure(done, address, name, space).items()}
+            found["resume_ratio"] = round(found["resume_ms"] / found["open_ms"], 2)
+            found["step_more_ms"] = round(found["step_ms"] - found["optuna_step_ms"], 1)
+            rows.keep({"storage": kind, "sampler": name, "trials": trials, **found})
+            print("| " + " | ".join(map(str, rows[(kind, name, trials)].values())) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from optuna_softprune import ActivationEnergy, PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import ProjectedSampler, baselines
+from studies.rows import write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,10 +128,7 @@ def main() -> None:
                     print(" | ".join(map(str, row.values())), flush=True)
                     rows.append(row)
     if not quick:
-        with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, Path(__file__).parent / "results.csv")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import time
@@ -19,6 +18,7 @@ from torch import nn
 
 from optuna_softprune import PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, SLSQPSampler
+from studies.rows import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,10 +88,7 @@ def main() -> None:
         print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
         rows.append(row)
     if not quick:
-        with (Path(__file__).parent / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, Path(__file__).parent / "results.csv")
 
 
 if __name__ == "__main__":

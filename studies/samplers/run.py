@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -13,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
-from autoencoder import SMALL_WIDTHS, VALIDATION, WIDTHS, digits, mnist, trained
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
@@ -27,6 +22,8 @@ from optuna_softprune.samplers import (
     SLSQPSampler,
     baselines,
 )
+from studies.autoencoders import digits, mnist, psnr, trained
+from studies.rows import Row, Rows
 
 HERE = Path(__file__).parent
 TARGETS = (0.5, 0.7)
@@ -49,17 +46,6 @@ METHODS: dict[str, Method] = {
     "random": (lambda c, seed: ProjectedSampler(RandomSampler(seed=seed), c), None),
 }
 COLUMNS = ["seed", "target", "method", "calls", *[f"psnr_{budget}" for budget in BUDGETS], "best", "match", "seconds"]
-Row = dict[str, Any]
-
-
-def psnr_on(images: Tensor) -> Callable[[nn.Module], float]:
-    """Return the metric: the peak signal-to-noise ratio in dB of the reconstructions of `images`."""
-
-    def psnr(model: nn.Module) -> float:
-        with torch.no_grad():
-            return -10 * math.log10((model(images) - images).square().mean().item())
-
-    return psnr
 
 
 def best_so_far(study: optuna.Study) -> np.ndarray[Any, Any]:
@@ -100,36 +86,30 @@ def row_of(seed: int, target: float, method: str, best: np.ndarray[Any, Any], se
     }
 
 
-def measured(seed: int, quick: bool, rows: list[Row], keep: Callable[[], None]) -> None:
+def measured(seed: int, quick: bool, rows: Rows) -> None:
     """Add the rows of one training that are not there."""
-    images, widths = (digits(), SMALL_WIDTHS) if quick else (mnist(), WIDTHS)
-    held_out, training = images[-VALIDATION:], images[: -5 * VALIDATION]
-    if quick:
-        held_out, training = images[-200:], images[:-200]
-    model = trained(seed, training, widths, HERE / "work" / f"{'digits' if quick else 'mnist'}-{seed}.pt")
-    space = PruningSpace(model, (held_out[:2],))
-    done = {(row["seed"], row["target"], row["method"]) for row in rows}
+    images = digits() if quick else mnist()
+    model = trained("fully connected", seed, images)
+    space = PruningSpace(model, (images.validation[:2],))
     for target in TARGETS[:1] if quick else TARGETS:
         constraint = SparsityConstraint(space, target, tolerance=0.03 if quick else 0.005)
-        objective = PruningObjective(space, psnr_on(held_out), constraint)
+        objective = PruningObjective(space, lambda network: psnr(network, images.validation), constraint)
         starts = baselines(space, constraint)
-        if (seed, target, GRID) not in done:
+        if (seed, target, GRID) not in rows:
             grid = FeasibleGridSampler(space, constraint, levels=4 if quick else 11)
             best, seconds = searched(objective, grid, len(grid), None)
-            rows.append(row_of(seed, target, GRID, best, seconds, float(best[-1])))
-            keep()
-        aim = next(r["best"] for r in rows if (r["seed"], r["target"], r["method"]) == (seed, target, GRID))
+            rows.keep(row_of(seed, target, GRID, best, seconds, float(best[-1])))
+        aim = rows[(seed, target, GRID)]["best"]
         for method, (sampler, start) in tqdm(METHODS.items(), desc=f"training {seed}, target {target}"):
-            if (seed, target, method) in done:
+            if (seed, target, method) in rows:
                 continue
             calls = 1 if method == FREE else GP_BUDGET if method.startswith("GP") else BUDGETS[-1]
             first = None if start is None else starts[start]
             best, seconds = searched(objective, sampler(constraint, seed), min(calls, 20) if quick else calls, first)
-            rows.append(row_of(seed, target, method, best, seconds, aim))
-            keep()
+            rows.keep(row_of(seed, target, method, best, seconds, aim))
 
 
-def summary(rows: list[Row]) -> list[str]:
+def summary(rows: Rows) -> list[str]:
     """Return the lines of a Markdown table: medians over trainings, and how often the grid's best was reached."""
     lines = []
     for target in sorted({row["target"] for row in rows}):
@@ -160,19 +140,6 @@ def summary(rows: list[Row]) -> list[str]:
     return lines
 
 
-def read(file: Path) -> list[Row]:
-    """Return the rows that were measured before."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as lines:
-        rows: list[Row] = [dict(row) for row in csv.DictReader(lines)]
-    for row in rows:
-        for name, value in row.items():
-            if name != "method" and value != "":
-                row[name] = int(value) if name in ("seed", "calls", "match") else float(value)
-    return rows
-
-
 def main() -> None:
     """Measure what is missing in results.csv and print the tables; `--quick` writes nothing."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,19 +147,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of trainings")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file = HERE / "results.csv"
-    rows = [] if arguments.quick else read(file)
-
-    def keep() -> None:
-        if arguments.quick:
-            return
-        with file.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
+    rows = Rows(COLUMNS, 3, None if arguments.quick else HERE / "results.csv")
     for seed in range(1 if arguments.quick else arguments.seeds):
-        measured(seed, arguments.quick, rows, keep)
+        measured(seed, arguments.quick, rows)
     print("\n".join(summary(rows)))
 
 

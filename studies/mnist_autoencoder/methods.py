@@ -1,0 +1,98 @@
+"""Ways to choose the coefficients of an autoencoder at a target sparsity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from torch import nn
+
+from optuna_softprune import (
+    ActivationEnergy,
+    Magnitude,
+    PruningObjective,
+    PruningSpace,
+    SparsityConstraint,
+    Taylor,
+    open_storage,
+    recover,
+    remaining_trials,
+)
+from optuna_softprune.samplers import (
+    FeasibleGridSampler,
+    FiniteDifferenceSampler,
+    ProjectedSampler,
+    SLSQPSampler,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from optuna.trial import FrozenTrial
+    from torch import Tensor
+
+    from optuna_softprune import Importance
+
+HEURISTICS = ("uniform", "local norm", "global norm")
+CALLS = {"fully connected": 300, "convolutional": 200, "fully convolutional": 200}
+# A GP's own time grows with the cube of the trials.
+GP_CALLS = 100
+LEVELS = 11
+# Searches of every network and target, and those of the fully connected one at 50 and 70 %.
+SEARCHES = ("random", "TPE", "finite differences", "SLSQP")
+MORE_SEARCHES = ("CMA-ES", "GP", "exhaustive grid")
+# All others evaluate the heuristics, and the feasible network nearest to the dense one, first.
+WITHOUT_START = ("random", "exhaustive grid")
+
+
+def orders(calibration: Tensor) -> dict[str, Importance]:
+    """Return the importances that rank units, by name; those that need data get the calibration images."""
+
+    def error(network: nn.Module, batch: Tensor) -> Tensor:
+        return nn.functional.mse_loss(network(batch), batch)
+
+    return {
+        "magnitude L1": Magnitude(p=1),
+        "magnitude L2": Magnitude(p=2),
+        "activation energy": ActivationEnergy([(calibration,)]),
+        "Taylor": Taylor(list(calibration.split(100)), error),  # type: ignore[no-untyped-call]
+    }
+
+
+def sampler_of(name: str, space: PruningSpace, constraint: SparsityConstraint, seed: int, levels: int) -> BaseSampler:
+    """Return a search's sampler; all of them propose networks of the wanted size only."""
+    samplers: dict[str, Callable[[], BaseSampler]] = {
+        "random": lambda: ProjectedSampler(RandomSampler(seed=seed), constraint),
+        "TPE": lambda: ProjectedSampler(TPESampler(seed=seed), constraint),
+        "CMA-ES": lambda: ProjectedSampler(CmaEsSampler(seed=seed), constraint),
+        "GP": lambda: ProjectedSampler(GPSampler(seed=seed), constraint),
+        "finite differences": lambda: FiniteDifferenceSampler(constraint),
+        "SLSQP": lambda: SLSQPSampler(constraint),
+        "exhaustive grid": lambda: FeasibleGridSampler(space, constraint, levels=levels),
+    }
+    return samplers[name]()
+
+
+def searched(
+    objective: PruningObjective, sampler: BaseSampler, calls: int, name: str, journal: Path,
+    starts: Sequence[dict[str, float]],
+) -> list[FrozenTrial]:  # fmt: skip
+    """Return the complete trials of a search, taken up in its journal where it stopped; `starts` come first."""
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(journal),
+        sampler=sampler,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    recover(study)
+    for c in starts:
+        study.enqueue_trial(c, skip_if_exists=True)
+    if isinstance(sampler, FeasibleGridSampler):
+        study.optimize(objective)
+    else:
+        study.optimize(objective, n_trials=remaining_trials(study, calls))
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -1,0 +1,280 @@
+"""Finite differences beside Torch-Pruning and NVIDIA ModelOpt's FastNAS, on the autoencoders of MNIST."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import functools
+import io
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import torch
+import torch_pruning
+from torch import nn
+from tqdm import tqdm
+
+from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
+from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
+from studies.autoencoders import Images, digits, mnist, psnr, train, trained
+from studies.mnist_autoencoder.methods import CALLS, HEURISTICS, orders
+from studies.mnist_autoencoder.tables import TRAININGS
+from studies.rows import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parent
+TARGETS = (0.5, 0.7)
+COLUMNS = ["network", "seed", "target", "method"]
+COLUMNS += ["sparsity", "psnr_validation", "psnr", "psnr_tuned", "calls", "seconds", "note"]
+SHOWN = (("sparsity", 3), ("psnr", 2), ("psnr_tuned", 2))
+BISECTIONS = 15
+TUNING_STEPS, TUNING_RATE = 200, 1e-3
+OURS = "finite differences"
+FASTNAS = {"FastNAS, divisor 1": 1, "FastNAS, divisor 32 (default)": 32}
+TORCH_PRUNING = {
+    f"Torch-Pruning, {name}, {'global' if everywhere else 'uniform'}": (name, everywhere)
+    for name in ("L2", "Taylor")
+    for everywhere in (False, True)
+}
+# A method returns the smaller network and how often it called the metric.
+Pruned = tuple[nn.Module, int]
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def by_torch_pruning(model: nn.Module, images: Images, target: float, name: str, *, everywhere: bool) -> Pruned:
+    """Prune with Torch-Pruning; its ratio of channels is bisected until the sparsity of parameters is the target."""
+    dense, best = parameters(model), None
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        ratio = (low + high) / 2
+        small = copy.deepcopy(model)
+        if name == "Taylor":
+            nn.functional.mse_loss(small(images.calibration), images.calibration).backward()  # type: ignore[no-untyped-call]
+            importance = torch_pruning.importance.TaylorImportance()
+        else:
+            importance = torch_pruning.importance.MagnitudeImportance(p=2)
+        last = [m for m in small.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))][-1]
+        torch_pruning.pruner.BasePruner(
+            small, (images.calibration[:2],), importance, pruning_ratio=ratio, global_pruning=everywhere,
+            ignored_layers=[last],
+        ).step()  # fmt: skip
+        small.zero_grad()
+        sparsity = 1 - parameters(small) / dense
+        if runs(small, images) and (best is None or abs(sparsity - target) < abs(best[0] - target)):
+            best = sparsity, small
+        low, high = (ratio, high) if sparsity < target else (low, ratio)
+    if best is None:
+        raise RuntimeError("none of the networks runs")
+    return best[1].eval(), 0
+
+
+def runs(model: nn.Module, images: Images) -> bool:
+    """Whether a network computes anything: Torch-Pruning leaves the sizes in `nn.Unflatten` as they are."""
+    try:
+        model(images.calibration[:2])
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep tables and progress bars of others off the screen."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def by_fastnas(model: nn.Module, images: Images, target: float, divisor: int) -> Pruned:
+    """Prune with FastNAS: PSNR of the validation images is its score, the number of parameters its bound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import modelopt.torch.prune as modelopt_prune  # takes seconds
+    calls = 0
+
+    def score(network: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        return psnr(network.eval(), images.validation)
+
+    linear = {"features_ratio": tuple(np.arange(1, 21) / 20), "feature_divisor": divisor}
+    channels = {"channels_ratio": tuple(np.arange(1, 21) / 20), "kernel_size": (), "channel_divisor": divisor}
+    choices = {"nn.Linear": linear, "nn.Conv2d": channels, "nn.ConvTranspose2d": channels}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        small, _ = modelopt_prune.prune(
+            copy.deepcopy(model),
+            [("fastnas", choices)],
+            {"params": f"{100 * (1 - target):g}%"},
+            images.calibration[:2],
+            config={"score_func": score, "checkpoint": f"{folder}/map"},
+        )
+    return small.eval(), calls
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The order of units in which the best heuristic is best on the validation images; what it took to find it.
+
+    Attributes:
+        space: With this order.
+        constraint: The target.
+        starts: The heuristics, and the feasible network nearest to the dense one.
+        best: The name of the best heuristic.
+        calls: How often the metric was called.
+    """
+
+    space: PruningSpace
+    constraint: SparsityConstraint
+    starts: dict[str, dict[str, float]]
+    best: str
+    calls: int
+
+
+def chosen(model: nn.Module, images: Images, target: float, tolerance: float) -> Chosen:
+    """Try all heuristics with all orders of units."""
+    best, found, calls = -np.inf, None, 0
+    for importance in orders(images.calibration).values():
+        space = PruningSpace(model, (images.calibration[:2],), importance=importance)
+        constraint = SparsityConstraint(space, target, tolerance=tolerance)
+        starts = {name: c for name, c in baselines(space, constraint).items() if name in (*HEURISTICS, "nearest")}
+        for name in HEURISTICS:
+            value, calls = psnr(space.prune(starts[name]), images.validation), calls + 1
+            if value > best:
+                best, found = value, (space, constraint, starts, name)
+    assert found is not None
+    return Chosen(*found, calls)
+
+
+def by_us(order: Chosen, images: Images, calls: int) -> Pruned:
+    """Search with finite differences; the calls that chose the order count."""
+    objective = PruningObjective(order.space, lambda network: psnr(network, images.validation), order.constraint)
+    study = optuna.create_study(direction="maximize", sampler=FiniteDifferenceSampler(order.constraint))
+    for c in order.starts.values():
+        study.enqueue_trial(c)
+    study.optimize(objective, n_trials=calls - order.calls)
+    return objective.best_model(study), calls
+
+
+def measure(model: nn.Module, images: Images, prune: Callable[[], Pruned], *, quick: bool) -> dict[str, Any]:
+    """Return the values of a pruned network, before and after a short training; what fails leaves a note."""
+    start = time.perf_counter()
+    try:
+        small, calls = prune()
+        found = {"psnr_validation": psnr(small, images.validation), "psnr": psnr(small, images.test)}
+    except Exception as error:
+        return {"note": f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"}
+    found |= {"sparsity": 1 - parameters(small) / parameters(model), "calls": calls}
+    found["seconds"] = time.perf_counter() - start
+    torch.manual_seed(0)
+    train(small, images.training, 20 if quick else TUNING_STEPS, TUNING_RATE)
+    return {**found, "psnr_tuned": psnr(small, images.test)}
+
+
+def run(rows: Rows, images: Images, *, quick: bool) -> None:
+    """Measure what is missing."""
+    cases = [
+        (network, seed, target)
+        for network, count in ({"fully connected": 1} if quick else TRAININGS).items()
+        for seed in range(count)
+        for target in (TARGETS[:1] if quick else TARGETS)
+    ]
+    for network, seed, target in tqdm(cases):
+        compare(rows, network, seed, target, images, quick=quick)
+
+
+def compare(rows: Rows, network: str, seed: int, target: float, images: Images, *, quick: bool) -> None:
+    """Measure what is missing of one trained network at one target."""
+    model, calls = trained(network, seed, images), 30 if quick else CALLS[network]
+    tolerance = 0.03 if quick else 0.005  # small networks have few sizes
+
+    @functools.cache
+    def order(at: float) -> Chosen:
+        return chosen(model, images, at, tolerance)
+
+    def keep(method: str, prune: Callable[[], Pruned]) -> None:
+        if (network, seed, target, method) not in rows:
+            key = {"network": network, "seed": seed, "target": target, "method": method}
+            rows.keep({**key, **measure(model, images, prune, quick=quick)})
+
+    def heuristic(name: str) -> Pruned:
+        return order(target).space.prune(order(target).starts[name]), order(target).calls
+
+    keep("dense", lambda: (copy.deepcopy(model), 0))
+    for method, (name, everywhere) in TORCH_PRUNING.items():
+        keep(method, partial(by_torch_pruning, model, images, target, name, everywhere=everywhere))
+    for method, divisor in FASTNAS.items():
+        keep(method, partial(by_fastnas, model, images, target, divisor))
+    keep("uniform", lambda: heuristic("uniform"))
+    keep("best heuristic of any order", lambda: heuristic(order(target).best))
+    keep(OURS, lambda: by_us(order(target), images, calls))
+    fastnas = rows[(network, seed, target, next(iter(FASTNAS)))]
+    if fastnas["note"] == "":
+        few = max(fastnas["calls"], order(target).calls + 8)
+        keep(f"{OURS}, as few calls as FastNAS", lambda: by_us(order(target), images, few))
+        keep(f"{OURS}, at the sparsity of FastNAS", lambda: by_us(order(fastnas["sparsity"]), images, calls))
+
+
+def summary(rows: Rows) -> list[str]:
+    """Return the tables in Markdown: means over the trainings."""
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = rows.where(network=network)
+        targets = list(dict.fromkeys(row["target"] for row in mine))
+        head = [f"{target:.0%}: sparsity | PSNR in dB | trained again" for target in targets]
+        lines += [f"{network.capitalize()}, {len({row['seed'] for row in mine})} trainings", ""]
+        lines += [f"| method | {' | '.join(head)} | metric calls |", "| --- |" + " --- |" * (3 * len(targets) + 1)]
+        for method in dict.fromkeys(row["method"] for row in rows):
+            cells, found = [], rows.where(network=network, method=method)
+            for target in targets:
+                good = [row for row in found if row["target"] == target and row["note"] == ""]
+                failed = sum(row["target"] == target for row in found) - len(good)
+                means = [f"{np.mean([r[name] for r in good]):.{n}f}" if good else "" for name, n in SHOWN]
+                cells += [*means[:-1], means[-1] + (f" ({failed} failed)" if failed else "")]
+            calls = [row["calls"] for row in found if row["note"] == ""]
+            lines.append(f"| {method} | {' | '.join(cells)} | {f'{np.mean(calls):.0f}' if calls else ''} |")
+        lines.append("")
+    return lines
+
+
+def first_screen(rows: Rows) -> list[str]:
+    """Return the short table of the project's own README: the fully connected autoencoder, PSNR."""
+    methods = ("dense", *TORCH_PRUNING, *list(FASTNAS), "uniform", "best heuristic of any order", OURS)
+    head = " | ".join(f"{target:.0%} removed" for target in TARGETS)
+    lines = [f"| PSNR in dB, test images | {head} |", "| --- |" + " --- |" * len(TARGETS)]
+    for method in methods:
+        found = rows.where(network="fully connected", method=method, note="")
+        cells = [[row["psnr"] for row in found if row["target"] == target] for target in TARGETS]
+        lines.append(f"| {method} | {' | '.join(f'{np.mean(each):.2f}' if each else 'fails' for each in cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Measure what is missing in results.csv and print the tables; `--quick` keeps nothing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="scikit-learn's digits, one training, 30 calls")
+    quick = parser.parse_args().quick
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)  # a second one gains nothing in networks this small
+    start = time.perf_counter()
+    rows = Rows(COLUMNS, 4, None if quick else HERE / "results.csv")
+    run(rows, digits() if quick else mnist(), quick=quick)
+    print("\n".join([*summary(rows), *first_screen(rows)]))
+    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run")
+
+
+if __name__ == "__main__":
+    main()

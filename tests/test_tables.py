@@ -1,0 +1,34 @@
+"""Tables in the READMEs are those that the studies make of their results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from studies.mnist_autoencoder import tables as mnist_autoencoder
+from studies.peers import run as peers
+from studies.rows import Rows
+
+ROOT = Path(__file__).parents[1]
+
+
+def missing(lines: list[str], readme: Path) -> list[str]:
+    text = readme.read_text().splitlines()
+    return [line for line in lines if line.startswith("|") and line not in text]
+
+
+def test_tables_of_the_autoencoders_are_made_of_the_results() -> None:
+    folder = ROOT / "studies/mnist_autoencoder"
+    tables = mnist_autoencoder.tables_in(folder)
+    assert not missing(mnist_autoencoder.summary(tables), folder / "README.md")
+    chosen = [row for row in tables.results if row["target"] and ":" not in row["method"]]
+    assert all(abs(row["sparsity"] - row["target"]) <= 0.005 + 1e-5 for row in chosen)
+
+
+@pytest.mark.parametrize("readme", ["studies/peers/README.md", "README.md"])
+def test_tables_of_the_peers_are_made_of_the_results(readme: str) -> None:
+    rows = Rows(peers.COLUMNS, 4, ROOT / "studies/peers/results.csv")
+    lines = peers.first_screen(rows) if readme == "README.md" else peers.summary(rows)
+    assert len(lines) > 5
+    assert not missing(lines, ROOT / readme)
