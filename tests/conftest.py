@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import random
 import subprocess
 import sys
 import time
@@ -33,8 +33,11 @@ SERVERS = {
 }
 PROXY = """
 import optuna, optuna_softprune
-optuna.storages.run_grpc_proxy_server(optuna_softprune.open_storage({url!r}), port={port})
+optuna.storages.run_grpc_proxy_server(optuna_softprune.open_storage({url!r}), host="127.0.0.1", port={port})
 """
+PROXY_PORTS = (20_000, 32_000)  # below those that connections of other tests are given
+PROXY_STARTS = 3
+PROXY_PATIENCE_S = 40
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,25 +64,37 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         pytest.skip(f"{SERVERS[kind]} has no address of a server")
     _forget(found)
     if kind == "grpc":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, "-W", "ignore", "-c", PROXY.format(url=found, port=port)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as proxy:
-            _wait(f"grpc://127.0.0.1:{port}")
-            yield f"grpc://127.0.0.1:{port}"
-            proxy.terminate()
+        with proxy_of(found, tmp_path / "proxy.log") as place:
+            yield place
     else:
         yield found
     _forget(found)
 
 
-def _wait(address: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+@contextlib.contextmanager
+def proxy_of(url: str, log: Path) -> Iterator[str]:
+    """Start Optuna's proxy of a database in a process of its own; one that does not come up is started again."""
+    for _ in range(PROXY_STARTS):
+        port = random.randint(*PROXY_PORTS)
+        with log.open("w") as output:
+            proxy = subprocess.Popen([sys.executable, "-c", PROXY.format(url=url, port=port)], stderr=output)
+        try:
+            if _answers(proxy, f"grpc://127.0.0.1:{port}"):
+                yield f"grpc://127.0.0.1:{port}"
+                return
+        finally:
+            proxy.terminate()
+            proxy.wait()
+    pytest.fail(f"Optuna's proxy of {url} did not come up:\n{log.read_text()}")
+
+
+def _answers(proxy: subprocess.Popen[bytes], address: str) -> bool:
+    deadline = time.monotonic() + PROXY_PATIENCE_S
+    while proxy.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(StorageError):
             open_storage(address)
-            return
+            return True
+    return False
 
 
 def _forget(address: str) -> None:
