@@ -22,9 +22,10 @@ from optuna_softprune.storage import (
     History,
     PerStudy,
     all_trials,
-    as_stored,
+    as_run,
     claim_of,
     give_up,
+    is_new,
     lease,
     mirror_constraints,
     this_worker,
@@ -123,10 +124,8 @@ class PruningObjective:
         counts = {"sparsity": space.sparsity(c), "parameters": space.parameters(c), "macs": space.macs(c)}
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
-        stored = as_stored(trial) if isinstance(trial, optuna.Trial) else None
-        claimed = None if stored is None else claim_of(stored)
-        # What a sampler claims is not known yet.
-        known = None if study is None or claimed is not None else self._known_trial(study, space, c)
+        run = as_run(trial) if isinstance(trial, optuna.Trial) else None
+        known = None if study is None or run is None or is_new(run) else self._known_trial(study, space, c)
         metrics = self._metrics(trial, space, c, known, list(dense))
         problem = not_finite(metrics)
         if problem:
@@ -139,10 +138,11 @@ class PruningObjective:
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
         trial.set_user_attr(FEASIBLE, int(all(each <= 0 for each in violations.values())))
+        claimed = None if run is None else claim_of(run)
         if claimed is not None:
             trial.set_user_attr(ROLE, claimed.role)
             trial.set_user_attr(ITERATION, claimed.iteration)
-        elif stored is None or ROLE not in stored.user_attrs:
+        elif run is None or ROLE not in run.user_attrs:
             trial.set_user_attr(ROLE, "candidate")
         kept = space.kept_units(c)
         trial.set_user_attr(CANDIDATE, {"kept": list(kept), "metrics": metrics})

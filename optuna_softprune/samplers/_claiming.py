@@ -144,9 +144,12 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         """Nothing to do: the trial says it all."""
 
     def _read(self, study: optuna.Study, number: int) -> ProgressT:
-        progress = self._progress.get(study, lambda: self._begin(study, History(self._names, self._units)))
+        progress = self._met(study)
         progress.read(study, number)
         return progress
+
+    def _met(self, study: optuna.Study) -> ProgressT:
+        return self._progress.get(study, lambda: self._begin(study, History(self._names, self._units)))
 
     def _refuse_several_objectives(self, study: optuna.Study) -> None:
         if len(study.directions) > 1:

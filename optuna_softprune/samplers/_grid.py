@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from optuna.trial import TrialState
 
 from optuna_softprune.coefficients import SparsityConstraint, feasible_points
 from optuna_softprune.samplers._claiming import ClaimingSampler
-from optuna_softprune.storage import Claim, History, Point
+from optuna_softprune.storage import Claim, History, Point, claim_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -101,7 +102,10 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
     ) -> None:
         """Stop the study when this was the last point."""
         with self._lock:
-            progress = self._read(study, trial.number)
+            progress = self._met(study)
+            if claim_of(trial) is not None and progress.has_free():  # when this trial began: so it was not the last
+                return
+            progress.read(study, trial.number)
             settles = state in (TrialState.COMPLETE, TrialState.PRUNED) and progress.is_open(trial)
             last = progress.remaining == int(settles)
         if last:
@@ -136,16 +140,18 @@ class _Progress:
 
     def next_claim(self, number: int) -> Claim | None:
         """Return the n-th free point for the n-th trial that has no point yet, or None."""
-        place = self.history.place(number)
+        point = next(itertools.islice(self._free(), self.history.place(number), None), None)
+        return None if point is None else Claim(BY, point, "grid", 0)
+
+    def has_free(self) -> bool:
+        """Whether a point is neither done nor claimed, as far as is known."""
+        return next(self._free(), None) is not None
+
+    def _free(self) -> Iterator[Point]:
         while self._first_open < len(self._points) and self._points[self._first_open] in self._done:
             self._first_open += 1
-        for i in range(self._first_open, len(self._points)):
-            point = self._points[i]
-            if self.history.is_free(point):
-                if place == 0:
-                    return Claim(BY, point, "grid", 0)
-                place -= 1
-        return None
+        later = (self._points[i] for i in range(self._first_open, len(self._points)))
+        return filter(self.history.is_free, later)
 
     def is_over(self) -> bool:
         """Whether all points are done."""

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 
 from optuna_softprune.samplers._arguments import check_constraint, units_of
-from optuna_softprune.storage import History, PerStudy
+from optuna_softprune.storage import History, PerStudy, enqueued_params, note_new
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +86,8 @@ class ProjectedSampler(BaseSampler):
             point = self.constraint.project(np.array([drawn[name] for name in groups]))
             drawn.update(zip(groups, point.tolist(), strict=True))
             if not history.known(units_of(self.constraint, point)):
+                if not enqueued_params(trial):
+                    note_new(trial)
                 break
         return drawn
 

@@ -78,22 +78,17 @@ class _Replay:
 
     def read(self, study: optuna.Study, number: int) -> None:
         """Take in the trials since the last call, and carry the search on as far as they know the answers."""
-        while True:  # until nothing new was learnt while the search was carried on
-            self.history.read(study)
-            for trial in self.history.news():
-                self._compare(trial)
-            first = min(number, self.history.first.get(self._by, number))
-            if self._begun != (first, self.history.changed):
-                self._begun = (first, self.history.changed)
-                self._search = self._sampler._search(self._initial(study, first))
-                self._reports = 0
-                self._advance(study, None)
-            advanced = False
-            while self._batch is not None and all(map(self.history.settled, self._points)):
-                self._advance(study, [self._evaluation(point) for point in self._points])
-                advanced = True
-            if not advanced:
-                return
+        self.history.read(study)
+        for trial in self.history.news():
+            self._compare(trial)
+        first = min(number, self.history.first.get(self._by, number))
+        if self._begun != (first, self.history.changed):
+            self._begun = (first, self.history.changed)
+            self._search = self._sampler._search(self._initial(study, first))
+            self._reports = 0
+            self._advance(study, None)
+        while self._batch is not None and all(map(self.history.settled, self._points)):
+            self._advance(study, [self._evaluation(point) for point in self._points])
 
     def next_claim(self, number: int) -> Claim | None:
         """Return the n-th free point that the search asks for, or else one that may be good."""

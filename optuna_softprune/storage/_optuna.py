@@ -3,7 +3,7 @@
 - A sampler and an objective cannot write *system* attributes of a running trial through the public API since Optuna
   5.0, but optuna-dashboard 0.21 reads constraints from the system attribute `constraints` alone.
 - A sampler must write its claim on a point before parameters are suggested; user attributes that are set on the frozen
-  trial that it is given are lost.
+  trial that it is given are not stored. The objective finds there what the sampler knew, without asking the storage.
 - `study.get_trials` of a study that a pruner filtered hides trials from samplers; the storage does not.
 - A study object is made anew for every worker and pruner; what identifies a study is its storage and its id there.
 """
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 CLAIM = "softprune:claim"
+# On the frozen trial of a sampler alone: no trial of the study has its candidate.
+NEW = "softprune:new"
 
 
 def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
@@ -49,22 +51,30 @@ class Claim:
 
 def write_claim(study: optuna.Study, trial: FrozenTrial, claim: Claim | None) -> None:
     """Write which point a running trial evaluates; None gives it up."""
-    study._storage.set_trial_system_attr(trial._trial_id, CLAIM, None if claim is None else asdict(claim))
+    written = None if claim is None else asdict(claim)
+    study._storage.set_trial_system_attr(trial._trial_id, CLAIM, written)
+    trial.system_attrs = {**trial.system_attrs, CLAIM: written}
 
 
 def claim_of(trial: FrozenTrial) -> Claim | None:
     """Return what a sampler has claimed for a trial."""
-    return _claim(trial.system_attrs)
-
-
-def as_stored(trial: optuna.Trial) -> FrozenTrial:
-    """Return a trial that runs here as its storage has it, with what a sampler has claimed for it: one read."""
-    return trial.study._storage.get_trial(trial._trial_id)
-
-
-def _claim(attributes: Mapping[str, Any]) -> Claim | None:
-    held = attributes.get(CLAIM)
+    held = trial.system_attrs.get(CLAIM)
     return None if held is None else Claim(**{**held, "point": tuple(held["point"])})
+
+
+def note_new(trial: FrozenTrial) -> None:
+    """Let the objective know that no trial of the study has the candidate that a sampler proposes."""
+    trial.system_attrs = {**trial.system_attrs, NEW: True}
+
+
+def is_new(trial: FrozenTrial) -> bool:
+    """Whether the sampler of a trial saw to it that no other of the study has its candidate."""
+    return NEW in trial.system_attrs or claim_of(trial) is not None
+
+
+def as_run(trial: optuna.Trial) -> FrozenTrial:
+    """Return a trial that runs here with what its sampler and its objective have written so far."""
+    return trial._cached_frozen_trial
 
 
 def enqueued_params(trial: FrozenTrial) -> Mapping[str, Any]:
