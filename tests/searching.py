@@ -31,6 +31,7 @@ from optuna_softprune.testing import randomise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.synchronize import Barrier
 
     from optuna.samplers import BaseSampler
 
@@ -72,6 +73,12 @@ def searched(
         "slsqp": lambda: SLSQPSampler(constraint),
     }
     return PruningObjective(space, metric, constraint), samplers[kind]()
+
+
+def open_together(address: str, together: Barrier) -> None:
+    """Open a storage in the same moment as other processes."""
+    together.wait(60)
+    open_storage(address)
 
 
 def main(storage: str, kind: str, total: str, seconds: str = "0.005") -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import io
 import os
 import random
@@ -11,18 +13,22 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
-from searching import NAME, searched
+from searching import NAME, open_together, searched
 
 import optuna_softprune.storage._lease
 from optuna_softprune import StorageError, open_storage, recover, remaining_trials
 from optuna_softprune.storage import FAILURE, OWNER, Recovery, this_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCRIPT = Path(__file__).parent / "searching.py"
 TOTAL = 40
@@ -281,6 +287,39 @@ def test_search_goes_on_when_its_connections_are_dropped(address: str) -> None:
     study.optimize(objective, n_trials=10, callbacks=[drop])
     engine.dispose()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 10
+
+
+@pytest.mark.parametrize("address", ["sqlite", "postgresql", "mysql"], indirect=True)
+def test_workers_that_find_a_database_empty_in_the_same_moment_all_open_it(address: str) -> None:
+    processes = get_context("forkserver")
+    with empty_database(address) as empty:
+        together = processes.Barrier(3)
+        workers = [processes.Process(target=open_together, args=(empty, together)) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(120)
+        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        assert optuna.get_all_study_names(open_storage(empty)) == []
+
+
+@contextlib.contextmanager
+def empty_database(address: str) -> Iterator[str]:
+    """Make a database beside another for a while; a file of SQLite is empty as it is."""
+    if address.startswith("sqlite"):
+        yield address
+        return
+    engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    place, name = address.rpartition("/")[0], f"{NAME}_empty"
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"drop database if exists {name}"))
+        connection.execute(sqlalchemy.text(f"create database {name}"))
+    try:
+        yield f"{place}/{name}"
+    finally:
+        gc.collect()  # open connections to a database keep it from being dropped
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"drop database {name}"))
 
 
 def test_worker_elsewhere_is_dead_when_it_was_not_seen_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

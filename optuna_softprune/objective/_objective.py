@@ -25,7 +25,7 @@ from optuna_softprune.storage import (
     as_run,
     claim_of,
     give_up,
-    is_new,
+    known_of,
     lease,
     mirror_constraints,
     this_worker,
@@ -124,8 +124,7 @@ class PruningObjective:
         counts = {"sparsity": space.sparsity(c), "parameters": space.parameters(c), "macs": space.macs(c)}
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
-        run = as_run(trial) if isinstance(trial, optuna.Trial) else None
-        known = None if study is None or run is None or is_new(run) else self._known_trial(study, space, c)
+        known = self._known_trial(trial, space, c) if self._reuse and isinstance(trial, optuna.Trial) else None
         metrics = self._metrics(trial, space, c, known, list(dense))
         problem = not_finite(metrics)
         if problem:
@@ -138,6 +137,7 @@ class PruningObjective:
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
         trial.set_user_attr(FEASIBLE, int(all(each <= 0 for each in violations.values())))
+        run = as_run(trial) if isinstance(trial, optuna.Trial) else None
         claimed = None if run is None else claim_of(run)
         if claimed is not None:
             trial.set_user_attr(ROLE, claimed.role)
@@ -203,16 +203,18 @@ class PruningObjective:
             return self._evaluators[space]
 
     def _known_trial(
-        self, study: optuna.Study, space: PruningSpace, c: dict[str, float]
+        self, trial: optuna.Trial, space: PruningSpace, c: dict[str, float]
     ) -> optuna.trial.FrozenTrial | None:
-        """Return a complete trial of the study with the metrics of a candidate, if such may be taken."""
-        if not self._reuse:
-            return None
-        with self._lock:
-            history = self._known.get(study, lambda: History(space.lattice.names, space.kept_units))
-            history.read(study)
-            trial = history.complete.get(space.kept_units(c))
-        return trial if trial is not None and CANDIDATE in trial.user_attrs else None
+        """Return a complete trial of the study with the metrics of a candidate."""
+
+        def look() -> optuna.trial.FrozenTrial | None:
+            with self._lock:
+                history = self._known.get(trial.study, lambda: History(space.lattice.names, space.kept_units))
+                history.read(trial.study)
+                return history.complete.get(space.kept_units(c))
+
+        known = known_of(trial, look)
+        return known if known is not None and CANDIDATE in known.user_attrs else None
 
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:
         return values[0] if len(values) == 1 else tuple(values)

@@ -36,12 +36,16 @@ class Progress(Protocol):
 
     history: History
 
-    def read(self, study: optuna.Study, number: int) -> None:
-        """Take in what happened since the last call, for a trial that is to be given a point."""
+    def advance(self, study: optuna.Study, number: int) -> None:
+        """Take in what the history has read since the last call, for a trial that is to be given a point."""
+        ...
+
+    def planned_claim(self, number: int) -> Claim | None:
+        """Return the point that the search asks for next, for a trial; None if it has to know more first."""
         ...
 
     def next_claim(self, number: int) -> Claim | None:
-        """Return a point for a trial; None if there is none now."""
+        """Return the planned point or else one that may be of use; None if there is none now."""
         ...
 
     def is_over(self) -> bool:
@@ -97,8 +101,8 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         deadline = time.monotonic() + WAIT_S
         while True:
             with self._lock:
-                progress = self._read(study, trial.number)
-                claim = progress.next_claim(trial.number)
+                progress = self._met(study)
+                claim = self._next_claim(study, trial.number, progress)
                 if claim is not None and self._claimed(study, trial, claim, progress.history):
                     break
                 over = progress.is_over()
@@ -110,6 +114,17 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
             time.sleep(POLL_S)
         return dict(zip(self._names, (np.array(claim.point) / self._sizes).tolist(), strict=True))
 
+    def _next_claim(self, study: optuna.Study, number: int, progress: ProgressT) -> Claim | None:
+        """Return a point for a trial: a worker that was alone a moment ago reads the study only if it has to."""
+        if progress.history.alone:
+            progress.advance(study, number)
+            claim = progress.planned_claim(number)
+            if claim is not None:
+                return claim
+        progress.history.read(study)
+        progress.advance(study, number)
+        return progress.next_claim(number)
+
     def _claimed(self, study: optuna.Study, trial: FrozenTrial, claim: Claim, history: History) -> bool:
         """Claim a point, unless another worker did in the same moment.
 
@@ -117,6 +132,7 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         trials' numbers decides the next time.
         """
         write_claim(study, trial, claim)
+        history.own = trial.number
         history.read(study)
         others = [number for number in history.claimed.get(claim.point, []) if number != trial.number]
         if others or history.settled(claim.point):
@@ -142,11 +158,6 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Nothing to do: the trial says it all."""
-
-    def _read(self, study: optuna.Study, number: int) -> ProgressT:
-        progress = self._met(study)
-        progress.read(study, number)
-        return progress
 
     def _met(self, study: optuna.Study) -> ProgressT:
         return self._progress.get(study, lambda: self._begin(study, History(self._names, self._units)))

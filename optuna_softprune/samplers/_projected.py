@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 
 from optuna_softprune.samplers._arguments import check_constraint, units_of
-from optuna_softprune.storage import History, PerStudy, enqueued_params, note_new
+from optuna_softprune.storage import History, PerStudy, enqueued_params, note_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,10 +85,11 @@ class ProjectedSampler(BaseSampler):
                     drawn[name] = self.base.sample_independent(study, trial, name, distribution)
             point = self.constraint.project(np.array([drawn[name] for name in groups]))
             drawn.update(zip(groups, point.tolist(), strict=True))
-            if not history.known(units_of(self.constraint, point)):
-                if not enqueued_params(trial):
-                    note_new(trial)
+            units = units_of(self.constraint, point)
+            if not history.known(units):
                 break
+        if not enqueued_params(trial):  # which would take the place of what was drawn
+            note_known(trial, history.complete.get(units))
         return drawn
 
     def _history(self, study: optuna.Study) -> History:

@@ -76,9 +76,8 @@ class _Replay:
         self._reports = 0
         self._requirements: list[str] | None = None
 
-    def read(self, study: optuna.Study, number: int) -> None:
+    def advance(self, study: optuna.Study, number: int) -> None:
         """Take in the trials since the last call, and carry the search on as far as they know the answers."""
-        self.history.read(study)
         for trial in self.history.news():
             self._compare(trial)
         first = min(number, self.history.first.get(self._by, number))
@@ -86,16 +85,23 @@ class _Replay:
             self._begun = (first, self.history.changed)
             self._search = self._sampler._search(self._initial(study, first))
             self._reports = 0
-            self._advance(study, None)
+            self._send(study, None)
         while self._batch is not None and all(map(self.history.settled, self._points)):
-            self._advance(study, [self._evaluation(point) for point in self._points])
+            self._send(study, [self._evaluation(point) for point in self._points])
 
-    def next_claim(self, number: int) -> Claim | None:
-        """Return the n-th free point that the search asks for, or else one that may be good."""
+    def planned_claim(self, number: int) -> Claim | None:
+        """Return the n-th free point of the batch for the n-th trial that has no point yet, or None."""
         free = list(filter(self.history.is_free, self._points))
         place = self.history.place(number)
-        if self._batch is not None and place < len(free):
-            return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
+        if self._batch is None or place >= len(free):
+            return None
+        return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
+
+    def next_claim(self, number: int) -> Claim | None:
+        """Return a point of the batch, or else one that may be good."""
+        planned = self.planned_claim(number)
+        if planned is not None:
+            return planned
         extra = self._extra(number)
         return None if extra is None else Claim(self._by, extra, "extra", 0)
 
@@ -109,7 +115,7 @@ class _Replay:
         points = [np.array(point) / self._sizes for point in dict.fromkeys(planned) if point is not None]
         return [point for point in points if self._constraint.violation(point) <= 0]
 
-    def _advance(self, study: optuna.Study, answers: list[Evaluation] | None) -> None:
+    def _send(self, study: optuna.Study, answers: list[Evaluation] | None) -> None:
         """Carry the search on to the next batch; there are no `answers` at the beginning."""
         try:
             step = self._search.send(answers)  # type: ignore[arg-type]  # None begins a generator

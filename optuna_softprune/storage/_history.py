@@ -41,6 +41,8 @@ class History:
         claimed: Point -> the numbers of the living trials that evaluate it.
         first: Sampler with its settings -> the lowest number of a trial that it claimed a point for.
         changed: How often a complete trial took the place of a later one with another value.
+        own: The number of the trial that this process claimed a point for last; who claims sets it.
+        alone: Whether no other trial than that was running when the study was last read.
     """
 
     def __init__(self, names: Sequence[str], units: Callable[[NDArray[np.float64]], Point]) -> None:
@@ -49,6 +51,8 @@ class History:
         self.claimed: dict[Point, list[int]] = {}
         self.first: dict[str, int] = {}
         self.changed = 0
+        self.own: int | None = None
+        self.alone = False
         self._pruned: set[Point] = set()
         self._failures: Counter[Point] = Counter()
         self._open: list[int] = []
@@ -61,7 +65,7 @@ class History:
     def read(self, study: optuna.Study) -> None:
         """Take in what happened since the last call."""
         trials = all_trials(study)
-        still_open = []
+        still_open: list[int] = []
         self.claimed, self._unclaimed = {}, []
         for number in [*self._open, *range(self._read, len(trials))]:
             trial = trials[number]
@@ -75,6 +79,7 @@ class History:
                 still_open.append(number)
                 self._note(trial, claim)
         self._open, self._read = still_open, len(trials)
+        self.alone = all(number == self.own or trials[number].state == TrialState.WAITING for number in still_open)
         self._unclaimed = [number for number in self._unclaimed if number > self._last_complete]
 
     def news(self) -> list[FrozenTrial]:

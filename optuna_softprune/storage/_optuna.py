@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 CLAIM = "softprune:claim"
-# On the frozen trial of a sampler alone: no trial of the study has its candidate.
-NEW = "softprune:new"
+# Of the frozen trial that a sampler is given, never stored: the id of a complete trial of the same candidate, or None.
+KNOWN = "softprune:known"
 
 
 def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
@@ -62,19 +62,25 @@ def claim_of(trial: FrozenTrial) -> Claim | None:
     return None if held is None else Claim(**{**held, "point": tuple(held["point"])})
 
 
-def note_new(trial: FrozenTrial) -> None:
-    """Let the objective know that no trial of the study has the candidate that a sampler proposes."""
-    trial.system_attrs = {**trial.system_attrs, NEW: True}
-
-
-def is_new(trial: FrozenTrial) -> bool:
-    """Whether the sampler of a trial saw to it that no other of the study has its candidate."""
-    return NEW in trial.system_attrs or claim_of(trial) is not None
-
-
 def as_run(trial: optuna.Trial) -> FrozenTrial:
     """Return a trial that runs here with what its sampler and its objective have written so far."""
     return trial._cached_frozen_trial
+
+
+def note_known(trial: FrozenTrial, known: FrozenTrial | None) -> None:
+    """Leave for the objective which complete trial of the study has the candidate that a sampler proposes."""
+    trial.system_attrs = {**trial.system_attrs, KNOWN: None if known is None else known._trial_id}
+
+
+def known_of(trial: optuna.Trial, look: Callable[[], FrozenTrial | None]) -> FrozenTrial | None:
+    """Return the complete trial with the candidate of a trial: as its sampler left it, else what `look` finds."""
+    attributes = as_run(trial).system_attrs
+    if attributes.get(CLAIM) is not None:  # which is for a candidate that no trial has
+        return None
+    if KNOWN not in attributes:
+        return look()
+    known = attributes[KNOWN]
+    return None if known is None else trial.study._storage.get_trial(known)
 
 
 def enqueued_params(trial: FrozenTrial) -> Mapping[str, Any]:

@@ -111,7 +111,8 @@ def measure(done: optuna.Study, address: str, name: str, space: PruningSpace) ->
         """Write as much as the objective writes."""
         for group, found in space.distributions.items():
             trial.suggest_float(group, found.low, found.high)
-        for i in range(attributes):
+        trial.set_constraint("size", 0.0)
+        for i in range(attributes - 1):
             trial.set_user_attr(str(i), "a word or two")
         return 0.0
 
@@ -139,6 +140,8 @@ def main() -> None:
         if all((kind, name, trials) in rows for kind in kinds):
             continue
         done = searched(name, trials, space)
+        if len(done.trials) < trials:  # the grid has fewer points
+            continue
         for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
                 address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
