@@ -44,11 +44,12 @@ class Evaluator:
 
     def __init__(self, model: nn.Module, network: Network, budget: int, say: Callable[[str], None]) -> None:
         self._model, self._network, self._say = model, network, say
+        self._modules = tuple(model.modules())
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._proven: dict[Hashable, str] = {}
-        self._weights = dict(tensors(model))
+        self._weights = {name: tensor.detach() for name, tensor in tensors(model)}
         self.inputs = Inputs(self.memory, self.tell)
         self.sharing = Sharing(network, self._weights, self.memory)
         self._names: dict[int, tuple[str, ...]] = {}
@@ -69,7 +70,7 @@ class Evaluator:
         """
         watch = watch or Watch()
         make = functools.partial(self._removed, candidate)
-        if self._program is not None and _has_hooks(self._model):
+        if self._program is not None and any(map(_has_hooks, self._modules)):
             self.tell(f"{WHOLE}the network has hooks, which may look at its inside.")
             self._program = None
         if self._program is None or self._kind is None or self.inputs.repeated:
@@ -202,8 +203,8 @@ class _Passes:
         return evaluator.restored(outputs)
 
 
-def _has_hooks(model: nn.Module) -> bool:
-    return any(vars(module)[kind] for module in model.modules() for kind in ("_forward_hooks", "_forward_pre_hooks"))
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _state(model: nn.Module) -> list[tuple[str, int, int]]:

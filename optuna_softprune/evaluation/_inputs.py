@@ -95,10 +95,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
         return False
     if one.device.type == "cpu" and one.is_contiguous() and other.is_contiguous():
-        return np.array_equal(_bytes(one), _bytes(other))  # 6 times as fast as `torch.equal`, and right for NaN
+        return np.array_equal(_words(one), _words(other))  # faster than `torch.equal`, and right for NaN
     return torch.equal(one, other)
 
 
-def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+def _words(tensor: Tensor) -> NDArray[np.unsignedinteger]:
+    """Return the memory of a tensor, eight bytes a number where that many are there."""
     held: NDArray[np.uint8] = tensor.detach().view(-1).view(torch.uint8).numpy()
-    return held
+    return held if held.size % 8 else held.view(np.uint64)

@@ -137,7 +137,7 @@ class Sharing:
     def _weight(self, program: Program, candidate: Candidate, number: int, remember: bool) -> Tensor:
         """Return what is kept of a parameter or buffer."""
         name, groups = program.weights[number]
-        dense = self._weights[name].detach()
+        dense = self._weights[name]
         if not groups or not remember:
             return smaller(self._network, name, dense, candidate.kept)
         key = (name, *(candidate.counts[group] for group in groups))

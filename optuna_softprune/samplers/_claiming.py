@@ -36,16 +36,16 @@ class Progress(Protocol):
 
     history: History
 
-    def advance(self, study: optuna.Study, number: int) -> None:
-        """Take in what the history has read since the last call, for a trial that is to be given a point."""
+    def learn(self, finished: Sequence[FrozenTrial]) -> None:
+        """Take in trials that the history has read as finished."""
         ...
 
-    def planned_claim(self, number: int) -> Claim | None:
+    def planned_claim(self, study: optuna.Study, number: int) -> Claim | None:
         """Return the point that the search asks for next, for a trial; None if it has to know more first."""
         ...
 
-    def next_claim(self, number: int) -> Claim | None:
-        """Return the planned point or else one that may be of use; None if there is none now."""
+    def spare_claim(self, number: int) -> Claim | None:
+        """Return a point that may be of use, for a trial that the search has none for; None if there is none."""
         ...
 
     def is_over(self) -> bool:
@@ -103,7 +103,7 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
             with self._lock:
                 progress = self._met(study)
                 claim = self._next_claim(study, trial.number, progress)
-                if claim is not None and self._claimed(study, trial, claim, progress.history):
+                if claim is not None and self._claimed(study, trial, claim, progress):
                     break
                 over = progress.is_over()
             if claim is not None:
@@ -116,24 +116,22 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
 
     def _next_claim(self, study: optuna.Study, number: int, progress: ProgressT) -> Claim | None:
         """Return a point for a trial: a worker that was alone a moment ago reads the study only if it has to."""
-        if progress.history.alone:
-            progress.advance(study, number)
-            claim = progress.planned_claim(number)
-            if claim is not None:
-                return claim
-        progress.history.read(study)
-        progress.advance(study, number)
-        return progress.next_claim(number)
+        claim = progress.planned_claim(study, number) if progress.history.alone else None
+        if claim is None:
+            progress.learn(progress.history.read(study))
+            claim = progress.planned_claim(study, number)
+        return claim or progress.spare_claim(number)
 
-    def _claimed(self, study: optuna.Study, trial: FrozenTrial, claim: Claim, history: History) -> bool:
+    def _claimed(self, study: optuna.Study, trial: FrozenTrial, claim: Claim, progress: ProgressT) -> bool:
         """Claim a point, unless another worker did in the same moment.
 
         Of two claims the later sees the earlier when it looks again, and is given up; if both are, the order of the
         trials' numbers decides the next time.
         """
+        history = progress.history
         write_claim(study, trial, claim)
         history.own = trial.number
-        history.read(study)
+        progress.learn(history.read(study))
         others = [number for number in history.claimed.get(claim.point, []) if number != trial.number]
         if others or history.settled(claim.point):
             write_claim(study, trial, None)

@@ -105,8 +105,7 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
             progress = self._met(study)
             if claim_of(trial) is not None and progress.has_free():  # when this trial began: so it was not the last
                 return
-            progress.history.read(study)
-            progress.advance(study, trial.number)
+            progress.learn(progress.history.read(study))
             settles = state in (TrialState.COMPLETE, TrialState.PRUNED) and progress.is_open(trial)
             last = progress.remaining == int(settles)
         if last:
@@ -133,19 +132,19 @@ class _Progress:
         point = self.history.point_of(trial.params)
         return point in self._of and point not in self._done
 
-    def advance(self, study: optuna.Study, number: int) -> None:
-        """Take in the trials since the last call."""
-        points = {self.history.point_of(trial.params) for trial in self.history.news()}
+    def learn(self, finished: Sequence[FrozenTrial]) -> None:
+        """Take in trials that have finished."""
+        points = {self.history.point_of(trial.params) for trial in finished}
         self._done |= {point for point in points if point in self._of and self.history.settled(point)}
 
-    def planned_claim(self, number: int) -> Claim | None:
+    def planned_claim(self, study: optuna.Study, number: int) -> Claim | None:
         """Return the n-th free point for the n-th trial that has no point yet, or None."""
         point = next(itertools.islice(self._free(), self.history.place(number), None), None)
         return None if point is None else Claim(BY, point, "grid", 0)
 
-    def next_claim(self, number: int) -> Claim | None:
-        """Return the same: what is not planned is of no use."""
-        return self.planned_claim(number)
+    def spare_claim(self, number: int) -> Claim | None:
+        """Return None: what is not planned is of no use."""
+        return None
 
     def has_free(self) -> bool:
         """Whether a point is neither done nor claimed, as far as is known."""

@@ -15,6 +15,8 @@ from optuna_softprune.samplers._claiming import ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, all_trials
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import optuna
     from optuna.trial import FrozenTrial
 
@@ -76,10 +78,31 @@ class _Replay:
         self._reports = 0
         self._requirements: list[str] | None = None
 
-    def advance(self, study: optuna.Study, number: int) -> None:
-        """Take in the trials since the last call, and carry the search on as far as they know the answers."""
-        for trial in self.history.news():
+    def learn(self, finished: Sequence[FrozenTrial]) -> None:
+        """Remember the best feasible point of finished trials."""
+        for trial in finished:
             self._compare(trial)
+
+    def planned_claim(self, study: optuna.Study, number: int) -> Claim | None:
+        """Return the n-th free point of the batch for the n-th trial that has no point yet, or None."""
+        self._advance(study, number)
+        free = list(filter(self.history.is_free, self._points))
+        place = self.history.place(number)
+        if self._batch is None or place >= len(free):
+            return None
+        return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
+
+    def spare_claim(self, number: int) -> Claim | None:
+        """Return a point that may be good."""
+        extra = self._extra(number)
+        return None if extra is None else Claim(self._by, extra, "extra", 0)
+
+    def is_over(self) -> bool:
+        """Whether the search has ended and no trial runs."""
+        return not self.history.claimed
+
+    def _advance(self, study: optuna.Study, number: int) -> None:
+        """Carry the search on as far as the trials know the answers."""
         first = min(number, self.history.first.get(self._by, number))
         if self._begun != (first, self.history.changed):
             self._begun = (first, self.history.changed)
@@ -88,26 +111,6 @@ class _Replay:
             self._send(study, None)
         while self._batch is not None and all(map(self.history.settled, self._points)):
             self._send(study, [self._evaluation(point) for point in self._points])
-
-    def planned_claim(self, number: int) -> Claim | None:
-        """Return the n-th free point of the batch for the n-th trial that has no point yet, or None."""
-        free = list(filter(self.history.is_free, self._points))
-        place = self.history.place(number)
-        if self._batch is None or place >= len(free):
-            return None
-        return Claim(self._by, free[place], self._batch.role, self._batch.iteration)
-
-    def next_claim(self, number: int) -> Claim | None:
-        """Return a point of the batch, or else one that may be good."""
-        planned = self.planned_claim(number)
-        if planned is not None:
-            return planned
-        extra = self._extra(number)
-        return None if extra is None else Claim(self._by, extra, "extra", 0)
-
-    def is_over(self) -> bool:
-        """Whether the search has ended and no trial runs."""
-        return not self.history.claimed
 
     def _initial(self, study: optuna.Study, first: int) -> list[FloatArray]:
         """Return the feasible points of the trials before the sampler's first, each once."""

@@ -60,12 +60,12 @@ class History:
         self._last_complete = -1
         self._unclaimed: list[int] = []
         self._met: dict[int, float] = {}
-        self._news: list[FrozenTrial] = []
 
-    def read(self, study: optuna.Study) -> None:
-        """Take in what happened since the last call."""
+    def read(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Take in what happened since the last call; return the trials that have finished since."""
         trials = all_trials(study)
         still_open: list[int] = []
+        finished: list[FrozenTrial] = []
         self.claimed, self._unclaimed = {}, []
         for number in [*self._open, *range(self._read, len(trials))]:
             trial = trials[number]
@@ -74,18 +74,14 @@ class History:
                 self.first[claim.by] = min(number, self.first.get(claim.by, number))
             if trial.state.is_finished():
                 self._take(trial)
-                self._news.append(trial)
+                finished.append(trial)
             else:
                 still_open.append(number)
                 self._note(trial, claim)
         self._open, self._read = still_open, len(trials)
         self.alone = all(number == self.own or trials[number].state == TrialState.WAITING for number in still_open)
         self._unclaimed = [number for number in self._unclaimed if number > self._last_complete]
-
-    def news(self) -> list[FrozenTrial]:
-        """Return the trials that were read as finished since the last call."""
-        found, self._news = self._news, []
-        return found
+        return finished
 
     def settled(self, point: Point) -> bool:
         """Whether a point is complete, was stopped by a pruner, or counts as failed: it is not tried again."""
