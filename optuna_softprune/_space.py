@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 
 from optuna_softprune._errors import ExportError, ModeWarning
+from optuna_softprune._fingerprint import fingerprint
 from optuna_softprune._space_arguments import (
     check_arguments,
     checked_components,
@@ -31,14 +28,12 @@ from optuna_softprune.graph import (
     Group,
     Network,
     Protected,
-    copy_with,
     discover,
     export,
-    tensors,
     unwrapped,
     working_copy,
 )
-from optuna_softprune.importance import Importance, Magnitude
+from optuna_softprune.importance import Importance, Magnitude, checked_scores
 from optuna_softprune.removal import Kept, Verifier, protect_what_fails, remove
 
 if TYPE_CHECKING:
@@ -123,8 +118,8 @@ class PruningSpace:
             component: [name for name, held in self._model.named_parameters() if id(held) in _ids(module)]
             for component, module in components.items()
         }
-        self._importance = _without_addresses(repr(importance))
-        self.scores: Final = _scored(importance, self._model, self.groups)
+        self._importance = repr(importance)
+        self.scores: Final = checked_scores(importance, self._model, self.groups)
         self.order = tuple(np.argsort(scores, kind="stable") for scores in self.scores)
 
     @property
@@ -254,13 +249,7 @@ class PruningSpace:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes this search space the one that a study belongs to, as JSON; each value is below 60 kB."""
-        return {
-            "groups": _brief({group.name: group.size for group in self.groups}),
-            "components": _brief(sorted({name for group in self.groups for name in group.components})),
-            "widths": _brief([int(levels[-1]) for levels in self.lattice.levels]),
-            "weights": _digest(self._model),
-            "importance": self._importance,
-        }
+        return fingerprint(self._model, self.groups, self.lattice, self._importance)
 
     def named(self, c: FloatArray) -> dict[str, float]:
         """Return an array (groups,) of coefficients as a mapping by name."""
@@ -317,39 +306,3 @@ def _ids(module: nn.Module) -> set[int]:
 def _scalar(counts: NDArray[Any]) -> Any:
     """Return what one candidate has as a Python number, what many have as it is."""
     return counts.item() if counts.ndim == 0 else counts
-
-
-def _scored(importance: Importance, model: nn.Module, groups: Sequence[Group]) -> tuple[FloatArray, ...]:
-    """Return for each group the checked scores of its units."""
-    readable = copy_with(model, lambda _, tensor: tensor).eval()
-    scores = [np.asarray(each, np.float64) for each in importance.scores(readable, groups)]
-    if len(scores) != len(groups):
-        raise ValueError(
-            f"Expected `importance` to give scores for each of the {len(groups)} groups, but got {len(scores)}."
-        )
-    for group, values in zip(groups, scores, strict=True):
-        if values.shape != (group.size,) or not np.isfinite(values).all():
-            raise ValueError(
-                f"Expected the scores of `{group.name}` to be finite and of shape ({group.size},), but got shape "
-                f"{values.shape} with {int((~np.isfinite(values)).sum())} values that are not finite."
-            )
-    return tuple(scores)
-
-
-def _brief(value: Any) -> Any:
-    """Return `value`, or what identifies it where it is too long for a study's attribute."""
-    text = json.dumps(value)
-    return value if len(text) < 50_000 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a hash of all parameters and buffers, the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors(model):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -8,14 +8,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.study import StudyDirection
 
-from optuna_softprune._errors import StudyMismatchError
-from optuna_softprune._space import PruningSpace
-from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
 from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
+from optuna_softprune.objective._arguments import check_arguments, check_study
 from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, claim
-from optuna_softprune.objective._requirement import Requirement
 from optuna_softprune.storage import (
     FAILURE,
     OWNER,
@@ -35,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
+
+    from optuna_softprune._space import PruningSpace
+    from optuna_softprune.coefficients import SparsityConstraint
+    from optuna_softprune.objective._requirement import Requirement
 
 Direction = Literal["maximize", "minimize"]
 COUNTS = ("sparsity", "parameters", "macs")
@@ -86,7 +86,7 @@ class PruningObjective:
         mirror_constraints: bool = True,
         cache_bytes: int = 2**30,
     ) -> None:
-        _check_arguments(space, metric, constraint, objectives, directions, requirements)
+        check_arguments(space, metric, constraint, objectives, directions, requirements)
         self._space, self._metric, self._constraint = space, metric, constraint
         self._objectives, self._directions = tuple(objectives), tuple(directions)
         self._requirements = tuple(requirements)
@@ -225,7 +225,7 @@ class PruningObjective:
             return self._spaces.get(study, lambda: self._claimed(study))
 
     def _claimed(self, study: optuna.Study) -> PruningSpace:
-        self._check_study(study)
+        check_study(study, self._directions, self._constraint)
         space = claim(study, self._space, self._settings())
         highest = space.sparsity(space.lattice.highest)
         _logger.info(
@@ -243,25 +243,6 @@ class PruningObjective:
                 "requirements": [requirement.describe() for requirement in self._requirements],
             },
         }
-
-    def _check_study(self, study: optuna.Study) -> None:
-        directions = tuple("maximize" if d == StudyDirection.MAXIMIZE else "minimize" for d in study.directions)
-        if directions != self._directions:
-            raise StudyMismatchError(
-                f"Expected a study with the directions {list(self._directions)} of the objective, but study "
-                f"{study.study_name!r} has {list(directions)}: create it with "
-                + (
-                    f"`direction={self._directions[0]!r}`."
-                    if len(self._directions) == 1
-                    else f"`directions={list(self._directions)}`."
-                )
-            )
-        sampled = getattr(study.sampler, "constraint", None)
-        if isinstance(sampled, LatticeConstraint) and _described(sampled) != _described(self._constraint):
-            raise StudyMismatchError(
-                f"Expected the sampler and the objective to have the same constraint, but got {sampled!r} and "
-                f"{self._constraint!r}: give both the same object."
-            )
 
     def _dense_metrics(self, space: PruningSpace, study: optuna.Study | None) -> dict[str, float]:
         """Return the metrics of the dense network, measured once and kept in the study."""
@@ -294,42 +275,3 @@ class PruningObjective:
                     "pruning will hardly do better; relax the requirement."
                 )
         return dense
-
-
-def _described(constraint: LatticeConstraint | None) -> Any:
-    if constraint is None:
-        return None
-    extra = constraint.describe() if isinstance(constraint, SparsityConstraint) else None
-    return constraint.names, constraint.sizes, extra
-
-
-def _check_arguments(
-    space: object,
-    metric: object,
-    constraint: object,
-    objectives: Sequence[str],
-    directions: Sequence[str],
-    requirements: Sequence[object],
-) -> None:
-    if not isinstance(space, PruningSpace):
-        raise TypeError(f"Expected `space` to be a `PruningSpace`, but got {type(space).__name__}.")
-    if not callable(metric):
-        raise TypeError(f"Expected `metric` to be a function of a model, but got {type(metric).__name__}.")
-    if constraint is not None and not isinstance(constraint, SparsityConstraint):
-        raise TypeError(f"Expected `constraint` to be a `SparsityConstraint`, but got {type(constraint).__name__}.")
-    if isinstance(constraint, SparsityConstraint) and (constraint.names, constraint.sizes) != (
-        space.lattice.names,
-        tuple(space.lattice.sizes.tolist()),
-    ):
-        raise ValueError("Expected `constraint` to be made of the same `space`, but it was made of another one.")
-    for name, value in (("objectives", objectives), ("directions", directions)):
-        if isinstance(value, str) or not value:
-            raise ValueError(f"Expected `{name}` to be a sequence of names, but got {value!r}.")
-    if len(objectives) != len(directions) or set(directions) - {"maximize", "minimize"}:
-        raise ValueError(
-            'Expected `directions` to be "maximize" or "minimize" for each of the objectives, but got '
-            f"{list(directions)} for {list(objectives)}."
-        )
-    for requirement in requirements:
-        if not isinstance(requirement, Requirement):
-            raise TypeError(f"Expected `requirements` to be of `Requirement`, but got {type(requirement).__name__}.")

@@ -1,0 +1,57 @@
+"""What a study must agree with to belong to a search space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optuna_softprune.graph import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from optuna_softprune.coefficients import Lattice
+    from optuna_softprune.graph import Group
+
+
+def fingerprint(model: nn.Module, groups: Sequence[Group], lattice: Lattice, importance: str) -> dict[str, Any]:
+    """Return what makes a search space the one that a study belongs to, as JSON; each value is below 60 kB.
+
+    Args:
+        model: The dense network.
+        groups: Its groups.
+        lattice: Their coefficients.
+        importance: How units are ranked, as text.
+    """
+    return {
+        "groups": _brief({group.name: group.size for group in groups}),
+        "components": _brief(sorted({name for group in groups for name in group.components})),
+        "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
+        "weights": _digest(model),
+        "importance": _without_addresses(importance),
+    }
+
+
+def _brief(value: Any) -> Any:
+    """Return `value`, or what identifies it where it is too long for a study's attribute."""
+    text = json.dumps(value)
+    return value if len(text) < 50_000 else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers, the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors(model):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

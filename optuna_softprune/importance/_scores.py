@@ -1,0 +1,37 @@
+"""The scores that an importance gives, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optuna_softprune.graph import copy_with
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from optuna_softprune.graph import Group
+    from optuna_softprune.importance._protocol import Importance
+
+FloatArray = NDArray[np.float64]
+
+
+def checked_scores(importance: Importance, model: nn.Module, groups: Sequence[Group]) -> tuple[FloatArray, ...]:
+    """Return for each group the checked scores of its units."""
+    readable = copy_with(model, lambda _, tensor: tensor).eval()
+    scores = [np.asarray(each, np.float64) for each in importance.scores(readable, groups)]
+    if len(scores) != len(groups):
+        raise ValueError(
+            f"Expected `importance` to give scores for each of the {len(groups)} groups, but got {len(scores)}."
+        )
+    for group, values in zip(groups, scores, strict=True):
+        if values.shape != (group.size,) or not np.isfinite(values).all():
+            raise ValueError(
+                f"Expected the scores of `{group.name}` to be finite and of shape ({group.size},), but got shape "
+                f"{values.shape} with {int((~np.isfinite(values)).sum())} values that are not finite."
+            )
+    return tuple(scores)
