@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -24,11 +24,19 @@ class Lattice:
         names: Name of each group.
         sizes: Shape (G,): units of each group.
         levels: For each group the numbers of units that can be removed, ascending from 0.
+        highest: Shape (G,): the largest coefficient of each group.
     """
 
     names: tuple[str, ...]
     sizes: IntArray
     levels: tuple[IntArray, ...]
+    highest: FloatArray = field(init=False, compare=False)
+    _middles: tuple[FloatArray, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        most = np.array([levels[-1] for levels in self.levels], np.int64)
+        object.__setattr__(self, "highest", most / self.sizes)
+        object.__setattr__(self, "_middles", tuple((levels[1:] + levels[:-1]) / 2 for levels in self.levels))
 
     @classmethod
     def of(cls, sizes: Mapping[str, int], *, round_to: int, min_units: int) -> Lattice:
@@ -39,18 +47,11 @@ class Lattice:
             levels=tuple(removable(size, round_to, min_units) for size in sizes.values()),
         )
 
-    @property
-    def highest(self) -> FloatArray:
-        """Shape (G,): the largest coefficient of each group."""
-        most = np.array([levels[-1] for levels in self.levels], np.int64)
-        return most / self.sizes
-
     def removed(self, coefficients: FloatArray) -> IntArray:
         """Return the units removed (..., G) at `coefficients` (..., G): the nearest level, halves up."""
         wanted = coefficients * self.sizes
         removed = np.empty(wanted.shape, np.int64)
-        for g, levels in enumerate(self.levels):
-            middles = (levels[1:] + levels[:-1]) / 2
+        for g, (levels, middles) in enumerate(zip(self.levels, self._middles, strict=True)):
             removed[..., g] = levels[np.searchsorted(middles, wanted[..., g], side="right")]
         return removed
 

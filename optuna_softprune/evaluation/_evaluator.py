@@ -44,7 +44,7 @@ class Evaluator:
 
     def __init__(self, model: nn.Module, network: Network, budget: int, say: Callable[[str], None]) -> None:
         self._model, self._network, self._say = model, network, say
-        self._modules = tuple(model.modules())
+        self._modules, self._first = tuple(model.modules()), next(model.named_parameters(), None)
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
@@ -77,7 +77,7 @@ class Evaluator:
             module = make()
             watch.on(module)
             return module
-        first = next(self._model.named_parameters(), None)
+        first = self._first
         shown = first and (self._names[id(first[1])], functools.partial(self._copied, *first, candidate))
         passes = _Passes(self, self._program, candidate)
         return lazy_module(self._kind, LazyCandidate(make, passes, self._device, shown, watch))

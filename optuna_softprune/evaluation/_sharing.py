@@ -96,7 +96,7 @@ class Sharing:
             return _key(number, operation, candidate, place)
 
         found_something = False
-        missing: set[int] = set()
+        missing: dict[int, Hashable] = {}  # operation to be done -> under what its value is remembered
         stack = [each for each in program.outputs if isinstance(each, int)]
         while stack:
             number = stack.pop()
@@ -109,7 +109,7 @@ class Sharing:
                     found_something |= program.operations[number].of_input
                     held.add(found.untyped_storage().data_ptr())
                 else:
-                    missing.add(number)
+                    missing[number] = key
                     stack += program.operations[number].sources
             elif number in program.weights:
                 values[number] = self._weight(program, candidate, number, remember)
@@ -123,7 +123,7 @@ class Sharing:
             if number not in missing:
                 continue
             value = values[number] = operation.run(values, sizes)
-            key = key_of(number)
+            key = missing[number]
             if key is not None and value.untyped_storage().data_ptr() not in own:
                 self._memory.put(key, value)
                 held.add(value.untyped_storage().data_ptr())
