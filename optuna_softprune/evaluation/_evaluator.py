@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from optuna_softprune.evaluation._blocks import block_length, blocks, joined
 from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
@@ -48,7 +49,7 @@ class Evaluator:
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._proven: dict[Hashable, str] = {}
+        self._proven: dict[Hashable, _Proof] = {}
         self._weights = {name: tensor.detach() for name, tensor in tensors(model)}
         self.inputs = Inputs(self.memory, self.tell)
         self.sharing = Sharing(network, self._weights, self.memory)
@@ -131,20 +132,24 @@ class Evaluator:
             raise NotSharedError("inputs and weights lie on different devices")
         return list(flat)
 
-    def prove(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> None:
+    def prove(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> int | None:
         """Compare, once for inputs of some shape in some mode, the program with a removed module.
+
+        Returns:
+            Examples of each block that the inputs are split into; None if they are left whole.
 
         Raises:
             NotSharedError: If they differ.
         """
         key = (mode, *((tuple(each.shape), each.dtype) if isinstance(each, Tensor) else "" for each in flat))
         if key not in self._proven:
-            self._proven[key] = self._difference(program, flat, call, mode)
-        if self._proven[key]:
-            raise NotSharedError(self._proven[key])
+            self._proven[key] = self._proof(program, flat, call, mode)
+        if self._proven[key].problem:
+            raise NotSharedError(self._proven[key].problem)
+        return self._proven[key].block
 
-    def _difference(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> str:
-        """Return what differs between the program and the module with about half of all units removed."""
+    def _proof(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> _Proof:
+        """Compare the program and the module with about half of all units removed."""
         exported = self._network.exported
         _, kept = random_parts(self._network, self._network.groups)
         args, kwargs = map_tensors(call, torch.clone)
@@ -155,19 +160,34 @@ class Evaluator:
                 before = _state(module)
                 expected = exported.flatten_outputs(module(*args, **kwargs))
                 if _state(module) != before:
-                    return "its forward pass leaves something behind in the network"
+                    return _Proof("its forward pass leaves something behind in the network")
             except Exception:
-                return "the removed network does not take these inputs"  # its own error will say why
+                return _Proof("the removed network does not take these inputs")  # its own error will say why
+            run = functools.partial(self.sharing.run, program, Candidate((), kept), may_write=mode is None)
             try:
-                got = self.sharing.run(program, Candidate((), kept), flat, None, may_write=mode is None)
+                got = run(flat, None)
             except Exception as error:
-                return f"the exported graph does not take such inputs ({type(error).__name__})"
-        same = all(_alike(one, other) for one, other in zip(got, expected, strict=True))
-        return "" if same else "the exported graph does not compute what the network computes on such inputs"
+                return _Proof(f"the exported graph does not take such inputs ({type(error).__name__})")
+            if not all(_alike(one, other) for one, other in zip(got, expected, strict=True)):
+                return _Proof("the exported graph does not compute what the network computes on such inputs")
+            length = block_length(program, flat)
+            try:
+                if length and all(map(_identical, joined([run(each, None) for each in blocks(flat, length)]), got)):
+                    return _Proof("", length)
+            except Exception:  # an output or an operation is not example by example
+                return _Proof("")
+        return _Proof("")
 
     def restored(self, outputs: list[Any]) -> Any:
         """Return flat outputs as the network returns them."""
         return self._network.exported.restore_outputs(outputs)
+
+
+class _Proof(NamedTuple):
+    """Why passes cannot be shared, or nothing; and how many examples go through the network together, None for all."""
+
+    problem: str
+    block: int | None = None
 
 
 class _Passes:
@@ -183,7 +203,7 @@ class _Passes:
             flat = evaluator.flat_inputs(self._program, args, kwargs)
             device = next((each.device.type for each in flat if isinstance(each, Tensor)), "cpu")
             autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            evaluator.prove(self._program, flat, (args, kwargs), autocast)
+            length = evaluator.prove(self._program, flat, (args, kwargs), autocast)
             place = Place(self._next, autocast)
             if place.call == 0:
                 self._promising = evaluator.sharing.is_promising(self._program, candidate, place)
@@ -192,15 +212,18 @@ class _Passes:
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
-        outputs = evaluator.sharing.run(
-            self._program,
-            candidate,
-            flat,
-            place if known else None,
-            may_write=autocast is None,
-            remember=self._promising,
-        )
-        return evaluator.restored(outputs)
+        outputs = [
+            evaluator.sharing.run(
+                self._program,
+                candidate,
+                block,
+                place._replace(block=i) if known else None,
+                may_write=autocast is None,
+                remember=self._promising,
+            )
+            for i, block in enumerate(blocks(flat, length))
+        ]
+        return evaluator.restored(joined(outputs))
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -214,6 +237,14 @@ def _state(model: nn.Module) -> list[tuple[str, int, int]]:
         for module in model.modules()
         for name, value in vars(module).items()
     ]
+
+
+def _identical(one: Any, other: Any) -> bool:
+    """Whether two outputs are equal bit for bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype
+        return same and torch.equal(one.nan_to_num(), other.nan_to_num())
+    return bool(one == other)
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -23,10 +23,11 @@ PATIENCE = 64
 
 
 class Place(NamedTuple):
-    """The number of a call among those of one metric, and the precision of autocast."""
+    """The number of a call among those of one metric, the precision of autocast, and the block of examples."""
 
     call: int
     autocast: torch.dtype | None
+    block: int = 0
 
 
 class Inputs:

@@ -74,6 +74,9 @@ class Program:
         outputs: The flat outputs: a number each, or (for what is no value) a constant of any kind in a tuple.
         example: The flat example inputs, as fakes; of what is no tensor the value.
         batch: Length of axis 0 of the first example input.
+        largest_bytes: Bytes that the largest value of the dense network takes for one example.
+        total_bytes: Bytes that all values take for one example.
+        weight_bytes: Bytes of all parameters and buffers.
     """
 
     length: int
@@ -84,6 +87,9 @@ class Program:
     outputs: tuple[int | tuple[Any], ...]
     example: tuple[Any, ...]
     batch: int
+    largest_bytes: int
+    total_bytes: int
+    weight_bytes: int
 
 
 def program(network: Network, dtype: torch.dtype, device: torch.device) -> Program:
@@ -133,6 +139,10 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
     places = {node.name: i for i, node in enumerate(nodes) if node.op == "placeholder"}
     example = tuple(nodes[places[name]].meta.get("val") for name in exported.inputs)
     first = next((each for each in example if isinstance(each, Tensor) and each.dim()), None)
+    batch = 1 if first is None else int(first.shape[0])
+    made = [node.meta.get("val") for node in nodes if node.op == "call_function" and of_input[node]]
+    sizes = [each.numel() // batch * dtype.itemsize for each in made if isinstance(each, Tensor)]
+    weights = [nodes[places[name]].meta["val"] for name in exported.tensors]
     return Program(
         length=len(nodes),
         inputs=tuple(places[name] for name in exported.inputs),
@@ -144,7 +154,10 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
         operations=operations,
         outputs=tuple(number[each] if isinstance(each, Node) else (each,) for each in returned),
         example=example,
-        batch=1 if first is None else int(first.shape[0]),
+        batch=batch,
+        largest_bytes=max(sizes, default=0),
+        total_bytes=sum(sizes),
+        weight_bytes=sum(each.numel() for each in weights) * dtype.itemsize,
     )
 
 

@@ -1,0 +1,49 @@
+"""Long inputs in blocks of examples, so that what lies between operations fits into caches and is not returned."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna_softprune.evaluation._program import Program
+
+# Bytes of a block's largest value. Allocators return memory of 32 MiB and more to the system, and the next operation
+# waits for it again: convolutional autoencoder, 1,000 images, one block 65 to 225 ms, blocks of 16 MiB 22 to 45 ms.
+BLOCK_BYTES = 2**24
+
+
+def block_length(program: Program, flat: Sequence[Any]) -> int | None:
+    """Return how many examples a block should have, a power of two; None if inputs are better left whole.
+
+    A block's values take at least as much memory as the weights, which are read again for each. Kernels treat the
+    examples of an odd block in another way than those of the whole.
+    """
+    tensors = [each for each in flat if isinstance(each, Tensor)]
+    lengths = {each.shape[0] if each.dim() else 0 for each in tensors}
+    if len(lengths) != 1 or program.largest_bytes == 0 or any(each.device.type != "cpu" for each in tensors):
+        return None
+    fewest = math.ceil(program.weight_bytes / program.total_bytes)
+    length = 2 ** int(math.log2(max(BLOCK_BYTES // program.largest_bytes, fewest, 1)))
+    return length if length < lengths.pop() else None
+
+
+def blocks(flat: Sequence[Any], length: int | None) -> list[list[Any]]:
+    """Return parts of inputs along axis 0, of `length` examples each but the last; views."""
+    if length is None:
+        return [list(flat)]
+    parts = [torch.split(each, length) if isinstance(each, Tensor) else itertools.repeat(each) for each in flat]
+    return [list(part) for part in zip(*parts, strict=False)]
+
+
+def joined(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the outputs of blocks as those of the whole input."""
+    if len(parts) == 1:
+        return list(parts[0])
+    return [torch.cat(each) if isinstance(each[0], Tensor) else each[0] for each in zip(*parts, strict=True)]
