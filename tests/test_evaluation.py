@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from optuna_softprune import PruningObjective, PruningSpace
+from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.testing import ZOO, randomise
 from optuna_softprune.testing.strategies import random_networks
 
@@ -451,6 +452,55 @@ def test_many_batches_are_shared_as_one_is() -> None:
     peak = objective.peak_cache_bytes
     evaluate(objective, {name: found.high for name, found in space.distributions.items()})
     assert objective.peak_cache_bytes > peak
+
+
+class OfAll(nn.Module):
+    """An autoencoder of pictures in which an example may see the others."""
+
+    def __init__(self, look: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.look = look
+        self.encode, self.decode = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.look(self.decode(torch.relu(self.encode(x))))
+
+
+def louder_if_one_is_loud(x: Tensor) -> Tensor:
+    return torch.where(x.amax() > 1e6, 2 * x, x)
+
+
+@pytest.mark.parametrize(
+    ("look", "in_blocks"),
+    [
+        (torch.tanh, True),
+        (lambda x: x - x.mean(0), False),
+        (lambda x: x / x.norm(), False),
+        (lambda x: x + x.flip(0), False),
+        (louder_if_one_is_loud, False),
+    ],
+    ids=["each by itself", "mean", "norm", "flip", "one is loud"],
+)
+def test_many_examples_are_as_right_as_few(
+    look: Callable[[Tensor], Tensor], in_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """600 pictures are evaluated in blocks of 256, unless one of them sees another."""
+    lengths: list[int] = []
+    run = Sharing.run
+
+    def noted(sharing: Sharing, program: Any, candidate: Any, flat: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        lengths.append(len(flat[0]))
+        return run(sharing, program, candidate, flat, *args, **kwargs)
+
+    monkeypatch.setattr(Sharing, "run", noted)
+    x = torch.rand(600, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    loud = x.clone()
+    loud[0] = 1e9
+    space = PruningSpace(randomise(OfAll(look)).eval(), (x[:2],))
+    objective = assert_like_the_removed_network(space, [(x,), (loud,), (x[:3],)])
+    lengths.clear()
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    assert lengths == ([256, 256, 88] * 2 if in_blocks else [600] * 2) + [3]
 
 
 def test_a_search_that_jumps_about_remembers_nothing_until_it_comes_back() -> None:
