@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 import warnings
 from pathlib import Path
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 # What SQLite waits for another worker's write. Its own 5 s are too short for some file systems.
 SQLITE_PATIENCE_S = 60
-# What another worker needs to make the tables of an empty database.
-TABLES_S = 2.0
+# What other workers are given to make the tables of an empty database, and the longest pause before looking again.
+TABLES_S = 60.0
+PAUSE_S = 2.0
 TABLES_MADE_TWICE = ("already exists", "unique constraint", "duplicate")
 GRPC_PORT = 13000  # Optuna's own
 
@@ -83,14 +85,16 @@ def _sqlite(url: str) -> RDBStorage:
 
 
 def _with_tables(url: str, settings: dict[str, Any]) -> RDBStorage:
-    """Open a database; of workers that find it empty in the same moment one makes the tables, the others look again."""
-    try:
-        return RDBStorage(url, engine_kwargs=settings)
-    except Exception as error:
-        if not any(words in str(error).lower() for words in TABLES_MADE_TWICE):
-            raise
-    time.sleep(TABLES_S)
-    return RDBStorage(url, engine_kwargs=settings)
+    """Open a database; workers that find it empty in the same moment look again, each after a pause of its own."""
+    deadline = time.monotonic() + TABLES_S
+    while True:
+        try:
+            return RDBStorage(url, engine_kwargs=settings)
+        except Exception as error:
+            made_twice = any(words in str(error).lower() for words in TABLES_MADE_TWICE)
+            if not made_twice or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0, PAUSE_S))
 
 
 def _redis(url: str) -> JournalStorage:
