@@ -94,7 +94,7 @@ def _with_tables(url: str, settings: dict[str, Any]) -> RDBStorage:
             made_twice = any(words in str(error).lower() for words in TABLES_MADE_TWICE)
             if not made_twice or time.monotonic() > deadline:
                 raise
-        time.sleep(random.uniform(0, PAUSE_S))
+        time.sleep(random.SystemRandom().uniform(0, PAUSE_S))  # not what a script has seeded
 
 
 def _redis(url: str) -> JournalStorage:
