@@ -169,11 +169,11 @@ def by_us(order: Chosen, images: Images, calls: int) -> Pruned:
     return objective.best_model(study), calls
 
 
-def measure(model: nn.Module, images: Images, prune: Callable[[], Pruned], *, quick: bool) -> dict[str, Any]:
+def measure(model: nn.Module, images: Images, prune: Callable[[nn.Module], Pruned], *, quick: bool) -> dict[str, Any]:
     """Return the values of a pruned network, before and after a short training; what fails leaves a note."""
     start = time.perf_counter()
     try:
-        small, calls = prune()
+        small, calls = prune(model)
         found = {"psnr_validation": psnr(small, images.validation), "psnr": psnr(small, images.test)}
     except Exception as error:
         return {"note": f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"}
@@ -198,34 +198,41 @@ def run(rows: Rows, images: Images, *, quick: bool) -> None:
 
 def compare(rows: Rows, network: str, seed: int, target: float, images: Images, *, quick: bool) -> None:
     """Measure what is missing of one trained network at one target."""
-    model, calls = trained(network, seed, images), 30 if quick else CALLS[network]
+    calls = 30 if quick else CALLS[network]
     tolerance = 0.03 if quick else 0.005  # small networks have few sizes
 
     @functools.cache
-    def order(at: float) -> Chosen:
-        return chosen(model, images, at, tolerance)
+    def model() -> nn.Module:
+        return trained(network, seed, images)
 
-    def keep(method: str, prune: Callable[[], Pruned]) -> None:
+    @functools.cache
+    def order(at: float) -> Chosen:
+        return chosen(model(), images, at, tolerance)
+
+    def keep(method: str, prune: Callable[[nn.Module], Pruned]) -> None:
         if (network, seed, target, method) not in rows:
             key = {"network": network, "seed": seed, "target": target, "method": method}
-            rows.keep({**key, **measure(model, images, prune, quick=quick)})
+            rows.keep({**key, **measure(model(), images, prune, quick=quick)})
 
     def heuristic(name: str) -> Pruned:
         return order(target).space.prune(order(target).starts[name]), order(target).calls
 
-    keep("dense", lambda: (copy.deepcopy(model), 0))
+    keep("dense", lambda dense: (copy.deepcopy(dense), 0))
     for method, (name, everywhere) in TORCH_PRUNING.items():
-        keep(method, partial(by_torch_pruning, model, images, target, name, everywhere=everywhere))
+        keep(method, partial(by_torch_pruning, images=images, target=target, name=name, everywhere=everywhere))
     for method, divisor in FASTNAS.items():
-        keep(method, partial(by_fastnas, model, images, target, divisor))
-    keep("uniform", lambda: heuristic("uniform"))
-    keep("best heuristic of any order", lambda: heuristic(order(target).best))
-    keep(OURS, lambda: by_us(order(target), images, calls))
+        keep(method, partial(by_fastnas, images=images, target=target, divisor=divisor))
+    keep("uniform", lambda _: heuristic("uniform"))
+    keep("best heuristic of any order", lambda _: heuristic(order(target).best))
+    keep(OURS, lambda _: by_us(order(target), images, calls))
     fastnas = rows[(network, seed, target, next(iter(FASTNAS)))]
     if fastnas["note"] == "":
-        few = max(fastnas["calls"], order(target).calls + 8)
-        keep(f"{OURS}, as few calls as FastNAS", lambda: by_us(order(target), images, few))
-        keep(f"{OURS}, at the sparsity of FastNAS", lambda: by_us(order(fastnas["sparsity"]), images, calls))
+        few = fastnas["calls"]
+        keep(
+            f"{OURS}, as few calls as FastNAS",
+            lambda _: by_us(order(target), images, max(few, order(target).calls + 8)),
+        )
+        keep(f"{OURS}, at the sparsity of FastNAS", lambda _: by_us(order(fastnas["sparsity"]), images, calls))
 
 
 def summary(rows: Rows) -> list[str]:
