@@ -120,7 +120,7 @@ class PruningSpace:
         }
         self._importance = repr(importance)
         self.scores: Final = checked_scores(importance, self._model, self.groups)
-        self.order = tuple(np.argsort(scores, kind="stable") for scores in self.scores)
+        self._set_order([np.argsort(scores, kind="stable") for scores in self.scores])
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -204,7 +204,7 @@ class PruningSpace:
     def candidate(self, c: Coefficients) -> Candidate:
         """Return the units that `c` keeps."""
         removed = self._removed(c)
-        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed))
+        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed), self._ranks)
 
     def verify(self, c: Coefficients) -> float:
         """Return the largest relative error of the removed network against the masked one.
@@ -243,8 +243,12 @@ class PruningSpace:
     def with_order(self, order: Sequence[IntArray]) -> PruningSpace:
         """Return the same space with another order of removal: for each group its units, first to go first."""
         other = copy.copy(self)
-        other.order = tuple(order)
+        other._set_order(order)
         return other
+
+    def _set_order(self, order: Sequence[IntArray]) -> None:
+        self.order = tuple(order)
+        self._ranks = np.concatenate([len(each) - 1 - np.argsort(each) for each in order])
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -270,9 +274,7 @@ class PruningSpace:
 
     def _kept(self, removed: IntArray) -> Kept:
         """Return which units are kept when so many of each group go."""
-        kept = np.ones(self._network.units, bool)
-        for group, order, count in zip(self.groups, self.order, removed.tolist(), strict=True):
-            kept[group.first_unit + order[:count]] = False
+        kept: Kept = self._ranks < np.repeat(self.lattice.sizes - removed, self.lattice.sizes)
         return kept
 
     def array(self, c: Coefficients | FloatArray) -> FloatArray:

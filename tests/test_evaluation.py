@@ -11,9 +11,9 @@ import optuna
 import pytest
 import torch
 from checks import candidates
+from evaluations import Seen, assert_like_the_removed_network, evaluate
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from optuna_softprune import PruningObjective, PruningSpace
 from optuna_softprune.evaluation._sharing import Sharing
@@ -21,57 +21,11 @@ from optuna_softprune.testing import ZOO, randomise
 from optuna_softprune.testing.strategies import random_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from optuna_softprune.testing import RandomNetwork
 
 WARNING = "optuna_softprune"
-
-
-class Seen:
-    """A metric that keeps what networks return on some inputs."""
-
-    def __init__(self, *inputs: tuple[Any, ...]) -> None:
-        self.inputs = inputs
-        self.outputs: list[Any] = []
-
-    def __call__(self, model: nn.Module) -> float:
-        with torch.no_grad():
-            self.outputs = [model(*each) for each in self.inputs]
-        return 0.0
-
-
-def evaluate(objective: PruningObjective, c: Mapping[str, float]) -> float:
-    """Return the value of one candidate."""
-    value = objective(optuna.trial.FixedTrial(dict(c)))
-    assert isinstance(value, float)
-    return value
-
-
-def leaves(outputs: Any) -> list[Any]:
-    found: list[Any] = pytree.tree_leaves(outputs)
-    return found
-
-
-def assert_like_the_removed_network(space: PruningSpace, inputs: Sequence[tuple[Any, ...]]) -> PruningObjective:
-    """Values are those of the removed network; those that are looked up are bit for bit those that were computed."""
-    seen = Seen(*inputs)
-    objective = PruningObjective(space, seen)
-    some = list(candidates(space, 4))
-    first: list[Any] = []
-    for again in (False, True):
-        for i, c in enumerate(some):
-            evaluate(objective, c)
-            small = space.prune(c).eval()
-            with torch.no_grad():
-                expected = leaves([small(*each) for each in inputs])
-            got = leaves(seen.outputs)
-            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-            if again:
-                torch.testing.assert_close(got, first[i], rtol=0, atol=0, equal_nan=True)
-            else:
-                first.append(got)
-    return objective
 
 
 @pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
@@ -488,9 +442,9 @@ def test_many_examples_are_as_right_as_few(
     lengths: list[int] = []
     run = Sharing.run
 
-    def noted(sharing: Sharing, program: Any, candidate: Any, flat: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+    def noted(sharing: Sharing, candidate: Any, flat: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         lengths.append(len(flat[0]))
-        return run(sharing, program, candidate, flat, *args, **kwargs)
+        return run(sharing, candidate, flat, *args, **kwargs)
 
     monkeypatch.setattr(Sharing, "run", noted)
     x = torch.rand(600, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -48,6 +48,23 @@ def test_torchvision_family(name: str, groups: int) -> None:
         assert counted_macs(small, (x,)) == space.macs(c)
 
 
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+@pytest.mark.parametrize("name", [*FAMILIES, "convnext_tiny", "mnasnet0_5", "squeezenet1_1"])
+def test_passes_of_a_family_are_shared_and_right(name: str) -> None:
+    model, x = build(name), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    space, said = PruningSpace(model, (x,)), []
+    evaluator = space.evaluator(2**30, said.append)
+    first = {}
+    for i, c in enumerate([*candidates(space, 4), *candidates(space, 4)]):
+        shared, removed = evaluator.module(space.candidate(c)), space.prune(c).eval()
+        for j, inputs in enumerate((x, torch.cat([x, x[:1] + 1]))):
+            with torch.no_grad():
+                found, expected = shared(inputs), removed(inputs)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+            assert torch.equal(found, first.setdefault((i % 4, j), found))
+    assert said == []  # nothing was evaluated whole
+
+
 def test_counting_many_candidates_is_vectorised() -> None:
     space = PruningSpace(build("resnet18"), (torch.randn(1, 3, 32, 32),))
     some = np.random.default_rng(0).random((1000, len(space.groups))) * 0.9

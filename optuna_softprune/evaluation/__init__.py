@@ -1,7 +1,7 @@
 """Measure candidates: one by its metric, many by what their forward passes have in common."""
 
+from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._evaluator import Evaluator
 from optuna_softprune.evaluation._metric import METRIC, Metric, measure, not_finite, takes_trial
-from optuna_softprune.evaluation._sharing import Candidate
 
 __all__ = ["METRIC", "Candidate", "Evaluator", "Metric", "measure", "not_finite", "takes_trial"]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import functools
 import threading
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from optuna_softprune.evaluation._blocks import block_length, blocks, is_by_example, joined
+from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Program, program
-from optuna_softprune.evaluation._sharing import Candidate, Sharing
+from optuna_softprune.evaluation._program import NotSharedError, Program, examples, program
+from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.graph import map_tensors, tensors
 from optuna_softprune.removal import random_parts, remove, smaller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
+    from optuna_softprune.evaluation._sums import Sum
     from optuna_softprune.graph import Network
 
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
@@ -31,8 +34,9 @@ class Evaluator:
 
     A value inside a network depends on the input and on the units kept in the groups upstream of it. It is looked up
     by these, or computed on the kept weights and remembered. The module that a metric is given is of the user's own
-    class, and returns what the removed module returns; whatever else is asked of it is answered by the removed module
-    itself, which is made then. The n-th call's input is compared with the n-th that is remembered, element by element.
+    class, and returns what the removed module returns but for rounding; whatever else is asked of it is answered by the
+    removed module itself, which is made then. What it returns does not depend on what is remembered, to the last bit.
+    The n-th call's input is compared with the n-th that is remembered, element by element.
     On a CPU long inputs go through in blocks of examples, where that was seen to change no bit and no example sees
     another.
 
@@ -51,10 +55,9 @@ class Evaluator:
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._proven: dict[Hashable, _Proof] = {}
+        self._ways: dict[Hashable, _Way] = {}
         self._weights = {name: tensor.detach() for name, tensor in tensors(model)}
         self.inputs = Inputs(self.memory, self.tell)
-        self.sharing = Sharing(network, self._weights, self.memory)
         self._names: dict[int, tuple[str, ...]] = {}
         for name, tensor in tensors(model, aliases=True):
             self._names[id(tensor)] = (*self._names.get(id(tensor), ()), name)
@@ -62,7 +65,7 @@ class Evaluator:
         self._device = devices.pop() if len(devices) == 1 else None
         self._grows = any(parameter.requires_grad for parameter in model.parameters())
         self._kind = lazy_class(type(model)) if budget else None
-        self._program = self._made_program() if budget else None
+        self._sharing = self._made_sharing() if budget else None
 
     def module(self, candidate: Candidate, watch: Watch | None = None) -> nn.Module:
         """Return the removed network of a candidate, in eval mode; nobody else uses it.
@@ -73,16 +76,16 @@ class Evaluator:
         """
         watch = watch or Watch()
         make = functools.partial(self._removed, candidate)
-        if self._program is not None and any(map(_has_hooks, self._modules)):
+        if self._sharing is not None and any(map(_has_hooks, self._modules)):
             self.tell(f"{WHOLE}the network has hooks, which may look at its inside.")
-            self._program = None
-        if self._program is None or self._kind is None or self.inputs.repeated:
+            self._sharing = None
+        if self._sharing is None or self._kind is None or self.inputs.repeated:
             module = make()
             watch.on(module)
             return module
         first = self._first
         shown = first and (self._names[id(first[1])], functools.partial(self._copied, *first, candidate))
-        passes = _Passes(self, self._program, candidate)
+        passes = _Passes(self, self._sharing, candidate)
         return lazy_module(self._kind, LazyCandidate(make, passes, self._device, shown, watch))
 
     def _removed(self, candidate: Candidate) -> nn.Module:
@@ -92,14 +95,15 @@ class Evaluator:
         small = smaller(self._network, name, dense.detach(), candidate.kept)
         return nn.Parameter(small.clone(), requires_grad=dense.requires_grad)
 
-    def _made_program(self) -> Program | None:
+    def _made_sharing(self) -> Sharing | None:
         floating = [tensor for tensor in self._weights.values() if tensor.is_floating_point()]
         try:
             if self._kind is None:
                 raise NotSharedError(f"`{type(self._model).__name__}` has its own way to be called")
             if self._device is None:
                 raise NotSharedError("the network lies on several devices")
-            return program(self._network, floating[0].dtype, self._device)
+            made = program(self._network, floating[0].dtype, self._device)
+            return Sharing(self._network, made, self._weights, self.memory)
         except NotSharedError as reason:
             self.tell(f"{WHOLE}{reason}.")
             return None
@@ -134,23 +138,22 @@ class Evaluator:
             raise NotSharedError("inputs and weights lie on different devices")
         return list(flat)
 
-    def prove(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> int | None:
-        """Compare, once for inputs of some shape in some mode, the program with a removed module.
+    def way(self, sharing: Sharing, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> _Way:
+        """Return how passes of inputs of some shape in some mode are made.
 
-        Returns:
-            Examples of each block that the inputs are split into; None if they are left whole.
+        The program is compared with a removed module once.
 
         Raises:
             NotSharedError: If they differ.
         """
         key = (mode, *((tuple(each.shape), each.dtype) if isinstance(each, Tensor) else "" for each in flat))
-        if key not in self._proven:
-            self._proven[key] = self._proof(program, flat, call, mode)
-        if self._proven[key].problem:
-            raise NotSharedError(self._proven[key].problem)
-        return self._proven[key].block
+        if key not in self._ways:
+            self._ways[key] = self._proven(sharing, flat, call, mode)
+        if self._ways[key].problem:
+            raise NotSharedError(self._ways[key].problem)
+        return self._ways[key]
 
-    def _proof(self, program: Program, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> _Proof:
+    def _proven(self, sharing: Sharing, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> _Way:
         """Compare the program and the module with about half of all units removed."""
         exported = self._network.exported
         _, kept = random_parts(self._network, self._network.groups)
@@ -162,65 +165,72 @@ class Evaluator:
                 before = _state(module)
                 expected = exported.flatten_outputs(module(*args, **kwargs))
                 if _state(module) != before:
-                    return _Proof("its forward pass leaves something behind in the network")
+                    return _Way("its forward pass leaves something behind in the network")
             except Exception:
-                return _Proof("the removed network does not take these inputs")  # its own error will say why
-            run = functools.partial(self.sharing.run, program, Candidate((), kept), may_write=mode is None)
+                return _Way("the removed network does not take these inputs")  # its own error will say why
+            length = block_length(sharing.program, flat)
+            sums = sharing.program.worthwhile_sums(length or examples(flat)) if mode is None else {}
+            some = Candidate.of(self._network, kept)
+            run = functools.partial(sharing.run, some, place=None, sums=sums, exact=mode is None)
             try:
-                got = run(flat, None)
+                got = run(flat)
             except Exception as error:
-                return _Proof(f"the exported graph does not take such inputs ({type(error).__name__})")
+                return _Way(f"the exported graph does not take such inputs ({type(error).__name__})")
             if not all(_alike(one, other) for one, other in zip(got, expected, strict=True)):
-                return _Proof("the exported graph does not compute what the network computes on such inputs")
-            length = block_length(program, flat)
-            return _Proof(
-                "", length if length and is_by_example(lambda each: run(each, None), flat, length, got) else None
-            )
+                return _Way("the exported graph does not compute what the network computes on such inputs")
+            return _Way("", length if length and is_by_example(run, flat, length, got) else None, sums)
 
     def restored(self, outputs: list[Any]) -> Any:
         """Return flat outputs as the network returns them."""
         return self._network.exported.restore_outputs(outputs)
 
 
-class _Proof(NamedTuple):
-    """Why passes cannot be shared, or nothing; and how many examples go through the network together, None for all."""
+class _Way(NamedTuple):
+    """How passes are made.
+
+    Attributes:
+        problem: Why they cannot be shared; empty if they can.
+        block: How many examples go through the network together; None: all.
+        sums: Number -> sum of an operation that is made in parts.
+    """
 
     problem: str
     block: int | None = None
+    sums: Mapping[int, Sum] = MappingProxyType({})
 
 
 class _Passes:
     """The forward passes of one candidate, counted."""
 
-    def __init__(self, evaluator: Evaluator, program: Program, candidate: Candidate) -> None:
-        self._evaluator, self._program, self._candidate = evaluator, program, candidate
+    def __init__(self, evaluator: Evaluator, sharing: Sharing, candidate: Candidate) -> None:
+        self._evaluator, self._sharing, self._candidate = evaluator, sharing, candidate
         self._next, self._promising = 0, False
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        evaluator, candidate = self._evaluator, self._candidate
+        evaluator, sharing, candidate = self._evaluator, self._sharing, self._candidate
         try:
-            flat = evaluator.flat_inputs(self._program, args, kwargs)
+            flat = evaluator.flat_inputs(sharing.program, args, kwargs)
             device = next((each.device.type for each in flat if isinstance(each, Tensor)), "cpu")
             autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            length = evaluator.prove(self._program, flat, (args, kwargs), autocast)
+            way = evaluator.way(sharing, flat, (args, kwargs), autocast)
             place = Place(self._next, autocast)
             if place.call == 0:
-                self._promising = evaluator.sharing.is_promising(self._program, candidate, place)
+                self._promising = sharing.is_promising(candidate, place)
             self._next += 1
             known = self._promising and evaluator.inputs.recognise(place, flat)
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
         outputs = [
-            evaluator.sharing.run(
-                self._program,
+            sharing.run(
                 candidate,
                 block,
                 place._replace(block=i) if known else None,
-                may_write=autocast is None,
+                way.sums,
+                exact=autocast is None,
                 remember=self._promising,
             )
-            for i, block in enumerate(blocks(flat, length))
+            for i, block in enumerate(blocks(flat, way.block))
         ]
         return evaluator.restored(joined(outputs))
 

@@ -18,8 +18,8 @@ METRIC = "metric"
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._evaluator import Evaluator
-    from optuna_softprune.evaluation._sharing import Candidate
 
 
 def takes_trial(metric: Metric) -> bool:

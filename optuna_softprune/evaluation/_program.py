@@ -13,10 +13,12 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from optuna_softprune.evaluation._sizes import resizes
+from optuna_softprune.evaluation._sums import Sum, sums
+from optuna_softprune.evaluation._taps import Taps, taps
 from optuna_softprune.graph import operation_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna_softprune.evaluation._sizes import Sizes
     from optuna_softprune.graph import Network
@@ -69,8 +71,10 @@ class Program:
         length: Number of values.
         inputs: Numbers of the flat inputs.
         weights: Number -> qualified name of a parameter or buffer, and the groups that it depends on.
+        taps: Number of a kernel -> its part that meets data, on maps of the example's size.
         constants: Number -> a tensor that no candidate changes.
         operations: Number -> operation, in execution order.
+        sums: Number -> how an operation sums over the units of a group, of those that can do so in parts.
         outputs: The flat outputs: a number each, or (for what is no value) a constant of any kind in a tuple.
         example: The flat example inputs, as fakes; of what is no tensor the value.
         batch: Length of axis 0 of the first example input.
@@ -82,14 +86,25 @@ class Program:
     length: int
     inputs: tuple[int, ...]
     weights: Mapping[int, tuple[str, tuple[int, ...]]]
+    taps: Mapping[int, Taps]
     constants: Mapping[int, Tensor]
     operations: Mapping[int, Operation]
+    sums: Mapping[int, Sum]
     outputs: tuple[int | tuple[Any], ...]
     example: tuple[Any, ...]
     batch: int
     largest_bytes: int
     total_bytes: int
     weight_bytes: int
+
+    def worthwhile_sums(self, batch: int) -> dict[int, Sum]:
+        """Return the sums whose parts are worth the operations that they add, for so many examples at a time."""
+        return {number: each for number, each in self.sums.items() if each.is_worthwhile(batch)}
+
+
+def examples(flat: Sequence[Any]) -> int:
+    """Return the length of axis 0 of the first input that has one."""
+    return next((int(each.shape[0]) for each in flat if isinstance(each, Tensor) and each.dim()), 1)
 
 
 def program(network: Network, dtype: torch.dtype, device: torch.device) -> Program:
@@ -115,6 +130,12 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
         and any(user.op != "output" and groups[user] != groups[node] for user in node.users)
         and node not in returned
     }
+    places = {node.name: i for i, node in enumerate(nodes) if node.op == "placeholder"}
+    example = tuple(nodes[places[name]].meta.get("val") for name in exported.inputs)
+    batch = examples(example)
+    exact = device.type == "cpu" and dtype in (torch.float32, torch.float64)
+    summed = sums(network, groups, number, batch) if exact else {}
+    needed = {node: each for node in nodes[:-1] if (each := _taps_of_own(node)) is not None}
     operations: dict[int, Operation] = {}
     for node in nodes[:-1]:
         if node.op == "placeholder":
@@ -131,15 +152,12 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
                 network,
                 (exported.dtype, dtype, device),
                 of_input[node],
-                bool(shared.intersection(node.all_input_nodes)),
+                needed.get(node),
+                any(source in shared or source in summed for source in node.all_input_nodes),
             ),
             done_with=tuple(each for each in read_last.get(node, ()) if nodes[each].op == "call_function"),
         )
 
-    places = {node.name: i for i, node in enumerate(nodes) if node.op == "placeholder"}
-    example = tuple(nodes[places[name]].meta.get("val") for name in exported.inputs)
-    first = next((each for each in example if isinstance(each, Tensor) and each.dim()), None)
-    batch = 1 if first is None else int(first.shape[0])
     made = [node.meta.get("val") for node in nodes if node.op == "call_function" and of_input[node]]
     sizes = [each.numel() // batch * dtype.itemsize for each in made if isinstance(each, Tensor)]
     weights = [nodes[places[name]].meta["val"] for name in exported.tensors]
@@ -147,11 +165,13 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
         length=len(nodes),
         inputs=tuple(places[name] for name in exported.inputs),
         weights={places[name]: (tensor, groups[nodes[places[name]]]) for name, tensor in exported.tensors.items()},
+        taps={number[node.args[1]]: each for node, each in needed.items()},
         constants={
             places[name]: constant.to(device, dtype if constant.dtype == exported.dtype else constant.dtype)
             for name, constant in exported.constants.items()
         },
         operations=operations,
+        sums={number[node]: each for node, each in summed.items()},
         outputs=tuple(number[each] if isinstance(each, Node) else (each,) for each in returned),
         example=example,
         batch=batch,
@@ -175,6 +195,14 @@ def _dependences(network: Network) -> tuple[dict[Node, tuple[int, ...]], dict[No
         groups[node] = tuple(sorted(found.union(*(groups[source] for source in node.all_input_nodes))))
         of_input[node] = node.name in exported.inputs or any(of_input[source] for source in node.all_input_nodes)
     return groups, of_input
+
+
+def _taps_of_own(node: Node) -> Taps | None:
+    """Return which taps a convolution needs, if no other operation reads its kernel."""
+    kernel = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(kernel, Node) or kernel.op != "placeholder" or len(kernel.users) > 1:
+        return None
+    return taps(node)
 
 
 def _expect_pure(node: Node, number: Mapping[Node, int]) -> None:
@@ -211,6 +239,7 @@ def _runner(
     network: Network,
     places: tuple[torch.dtype, torch.dtype, torch.device],
     of_input: bool,
+    taps: Taps | None,
     shared_operand: bool,
 ) -> Callable[[list[Any], Sizes], Any]:
     """Return what computes `node`: in place exactly where its operand is no longer needed."""
@@ -228,6 +257,8 @@ def _runner(
     nested = [i for i, each in enumerate(args) if isinstance(each, (list, tuple)) and _holds_nodes(each)]
     named = _holds_nodes(kwargs)
     resized = resizes(node, dict(network.nodes.get(node, ())), batched=of_input)
+    if taps is not None:
+        resized[4] = lambda sizes, args: taps.padding if sizes.small_kernels else args[4]
     args += [None] * (max(resized, default=0) + 1 - len(args))
 
     def run(values: list[Any], sizes: Sizes) -> Any:

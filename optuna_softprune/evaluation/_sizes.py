@@ -27,12 +27,14 @@ class Sizes:
         kept: Shape (units,): whether each unit stays.
         batch: Length of axis 0 of the first input.
         example_batch: The same of the example inputs.
+        small_kernels: Whether kernels are the taps that meet data.
         may_write: Whether an operation may write its result into an operand that nobody reads afterwards.
     """
 
     kept: Kept
     batch: int
     example_batch: int
+    small_kernels: bool
     may_write: bool
 
     def length(self, units: Units) -> int:

@@ -65,8 +65,8 @@ class PruningObjective:
         mirror_constraints: Whether constraints are also written where optuna-dashboard 0.21 looks for them. `GPSampler`
             would then model each of them twice.
         cache_bytes: Memory for what forward passes of different candidates have in common, so that it is computed
-            once. 0 if the metric measures how long a forward pass takes or what it does: then each candidate is
-            evaluated whole.
+            once; outputs are those of the removed network but for rounding. 0 if the metric measures how long a
+            forward pass takes or what it does: then each candidate is evaluated whole.
 
     Raises:
         TypeError: If an argument is of the wrong kind.

@@ -1,0 +1,65 @@
+"""Metrics that keep what they see, to be compared with removed networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import torch
+from checks import candidates
+from torch.utils import _pytree as pytree
+
+from optuna_softprune import PruningObjective
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from optuna_softprune import PruningSpace
+
+
+class Seen:
+    """A metric that keeps what networks return on some inputs."""
+
+    def __init__(self, *inputs: tuple[Any, ...]) -> None:
+        self.inputs = inputs
+        self.outputs: list[Any] = []
+
+    def __call__(self, model: nn.Module) -> float:
+        with torch.no_grad():
+            self.outputs = [model(*each) for each in self.inputs]
+        return 0.0
+
+
+def evaluate(objective: PruningObjective, c: Mapping[str, float]) -> float:
+    """Return the value of one candidate."""
+    value = objective(optuna.trial.FixedTrial(dict(c)))
+    assert isinstance(value, float)
+    return value
+
+
+def leaves(outputs: Any) -> list[Any]:
+    found: list[Any] = pytree.tree_leaves(outputs)
+    return found
+
+
+def assert_like_the_removed_network(space: PruningSpace, inputs: Sequence[tuple[Any, ...]]) -> PruningObjective:
+    """Values are those of the removed network; those that are looked up are bit for bit those that were computed."""
+    seen = Seen(*inputs)
+    objective = PruningObjective(space, seen)
+    some = list(candidates(space, 4))
+    first: list[Any] = []
+    for again in (False, True):
+        for i, c in enumerate(some):
+            evaluate(objective, c)
+            small = space.prune(c).eval()
+            with torch.no_grad():
+                expected = leaves([small(*each) for each in inputs])
+            got = leaves(seen.outputs)
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+            if again:
+                torch.testing.assert_close(got, first[i], rtol=0, atol=0, equal_nan=True)
+            else:
+                first.append(got)
+    return objective
