@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
 from checks import candidates
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from optuna_softprune import PruningObjective
+from optuna_softprune.testing import randomise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from torch import nn
 
     from optuna_softprune import PruningSpace
 
@@ -63,3 +64,10 @@ def assert_like_the_removed_network(space: PruningSpace, inputs: Sequence[tuple[
             else:
                 first.append(got)
     return objective
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Linear(a, b), nn.Tanh()]
+    return randomise(nn.Sequential(*layers)).eval()  # type: ignore[return-value]

@@ -11,7 +11,7 @@ import optuna
 import pytest
 import torch
 from checks import candidates
-from evaluations import Seen, assert_like_the_removed_network, evaluate
+from evaluations import Seen, assert_like_the_removed_network, evaluate, mlp
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
@@ -51,14 +51,7 @@ def test_random_network(model: RandomNetwork) -> None:
     assert_like_the_removed_network(space, [(x,), (torch.cat([x, x.flip(1)]),)])
 
 
-def mlp() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for a, b in ((6, 12), (12, 10), (10, 8), (8, 6)):
-        layers += [nn.Linear(a, b), nn.Tanh()]
-    return randomise(nn.Sequential(*layers)).eval()  # type: ignore[return-value]
-
-
-MODEL = mlp()
+MODEL = mlp(6, 12, 10, 8, 6)
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
 SPACE = PruningSpace(MODEL, (X,))
 HALF = SPACE.snap({name: found.high / 2 for name, found in SPACE.distributions.items()})

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from checks import candidates, counted_macs
-from evaluations import assert_like_the_removed_network, evaluate
+from evaluations import assert_like_the_removed_network, evaluate, mlp
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -91,15 +91,8 @@ def test_random_network_in_parts(model: RandomNetwork) -> None:
     assert_like_the_removed_network(space, [(x,)])
 
 
-def deep() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for a, b in ((6, 23), (23, 17), (17, 9), (9, 5)):
-        layers += [nn.Linear(a, b), nn.Tanh()]
-    return randomise(nn.Sequential(*layers)).eval()  # type: ignore[return-value]
-
-
 X = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
-DEEP = PruningSpace(deep(), (X,))
+DEEP = PruningSpace(mlp(6, 23, 17, 9, 5), (X,))
 
 
 def loss(model: nn.Module) -> float:
