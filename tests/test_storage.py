@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import io
+import itertools
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from optuna.trial import TrialState
 from searching import NAME, open_together, searched
 
 import optuna_softprune.storage._lease
+import optuna_softprune.storage._open
 from optuna_softprune import StorageError, open_storage, recover, remaining_trials
 from optuna_softprune.storage import FAILURE, OWNER, Recovery, this_worker
 
@@ -269,24 +271,40 @@ def test_search_is_the_same_on_every_storage_and_when_it_is_opened_again(address
 def test_search_goes_on_when_its_connections_are_dropped(address: str) -> None:
     objective, sampler = searched("fd")
     study = optuna.create_study(storage=open_storage(address), study_name=NAME, direction="maximize", sampler=sampler)
-    engine = sqlalchemy.create_engine(address)
-
-    def drop(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        with engine.connect() as connection:
-            if address.startswith("postgresql"):
-                others = (
-                    "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-                )
-                for (number,) in connection.execute(sqlalchemy.text(others)).all():
-                    connection.execute(sqlalchemy.text(f"select pg_terminate_backend({number})"))
-            else:
-                others = "select id from information_schema.processlist where db = database() and id <> connection_id()"
-                for (number,) in connection.execute(sqlalchemy.text(others)).all():
-                    connection.execute(sqlalchemy.text(f"kill {number}"))
-
-    study.optimize(objective, n_trials=10, callbacks=[drop])
-    engine.dispose()
+    study.optimize(objective, n_trials=10, callbacks=[lambda study, trial: drop_connections(address)])
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 10
+
+
+@pytest.mark.parametrize("address", ["postgresql", "mysql"], indirect=True)
+def test_storage_is_opened_though_the_connection_is_dropped_meanwhile(address: str) -> None:
+    dropped = []
+
+    def drop(connection: sqlalchemy.Connection, *call: Any) -> None:
+        if not dropped:
+            dropped.append(connection)
+            drop_connections(address)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", drop)
+    try:
+        storage = open_storage(address)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", drop)
+    assert dropped
+    assert NAME not in optuna.get_all_study_names(storage)
+
+
+def drop_connections(address: str) -> None:
+    """Let a server drop all connections to a database, and wait until it has."""
+    if address.startswith("postgresql"):
+        others = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        drop = "select pg_terminate_backend({}, 5000)"
+    else:
+        others = "select id from information_schema.processlist where db = database() and id <> connection_id()"
+        drop = "kill {}"
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        for (number,) in connection.execute(sqlalchemy.text(others)).all():
+            connection.execute(sqlalchemy.text(drop.format(number)))
 
 
 @pytest.mark.parametrize("address", ["sqlite", "postgresql", "mysql"], indirect=True)
@@ -357,11 +375,39 @@ def test_worker_that_is_told_to_end_gives_its_trial_up(tmp_path: Path, kind: str
     study = optuna.load_study(study_name=NAME, storage=open_storage(storage))
     interrupted = [trial for trial in study.trials if "softprune:interrupted" in trial.user_attrs]
     assert len(interrupted) <= 1  # none where the signal came between two trials
-    recover(study)  # and a trial that had only just been asked for is failed here
+    recover(study, force=True)  # a trial that had only just been asked for does not say yet whose it is
     assert TrialState.RUNNING not in [trial.state for trial in study.trials]
     queued = [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
     assert all(trial.params in queued for trial in interrupted if len(trial.params) == 2)
     assert sum(trial.state == TrialState.FAIL for trial in study.trials) <= 1
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [*(("after_cursor_execute", count) for count in (18, 27, 43)), *(("commit", count) for count in (4, 10, 16))],
+)
+def test_interrupted_call_of_sqlite_leaves_it_unlocked(
+    tmp_path: Path, event: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna_softprune.storage._open, "SQLITE_PATIENCE_S", 1)
+    objective, sampler = searched("random", seconds=0)
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=2)
+    calls = itertools.count(1)
+
+    def interrupt(*call: Any) -> None:
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, event, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            study.optimize(objective, n_trials=1)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, event, interrupt)
+    assert study.trials[2].state == TrialState.FAIL
+    assert study.trials[2].user_attrs["softprune:interrupted"] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalRedisBackend
+from sqlalchemy.exc import DBAPIError
 
 from optuna_softprune._errors import StorageError
 from optuna_softprune.storage._journal import expect_folder, open_journal
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 # What SQLite waits for another worker's write. Its own 5 s are too short for some file systems.
 SQLITE_PATIENCE_S = 60
-# What other workers are given to make the tables of an empty database, and the longest pause before looking again.
-TABLES_S = 60.0
+# How long a database is tried that others make tables in or that drops its connection, and the longest pause between.
+TRIES_S = 60.0
 PAUSE_S = 2.0
 TABLES_MADE_TWICE = ("already exists", "unique constraint", "duplicate")
 GRPC_PORT = 13000  # Optuna's own
@@ -85,14 +86,15 @@ def _sqlite(url: str) -> RDBStorage:
 
 
 def _with_tables(url: str, settings: dict[str, Any]) -> RDBStorage:
-    """Open a database; workers that find it empty in the same moment look again, each after a pause of its own."""
-    deadline = time.monotonic() + TABLES_S
+    """Open a database, again if the connection was dropped meanwhile or other workers make its tables just now."""
+    deadline = time.monotonic() + TRIES_S
     while True:
         try:
             return RDBStorage(url, engine_kwargs=settings)
         except Exception as error:
             made_twice = any(words in str(error).lower() for words in TABLES_MADE_TWICE)
-            if not made_twice or time.monotonic() > deadline:
+            dropped = isinstance(error, DBAPIError) and error.connection_invalidated
+            if not (made_twice or dropped) or time.monotonic() > deadline:
                 raise
         time.sleep(random.SystemRandom().uniform(0, PAUSE_S))  # not what a script has seeded
 

@@ -5,14 +5,18 @@
 - A sampler must write its claim on a point before parameters are suggested; user attributes that are set on the frozen
   trial that it is given are not stored. The objective finds there what the sampler knew, without asking the storage.
 - `study.get_trials` of a study that a pruner filtered hides trials from samplers; the storage does not.
+- A connection that an interruption left in the middle of a read is closed nowhere else.
 - A study object is made anew for every worker and pruner; what identifies a study is its storage and its id there.
 """
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from optuna.storages import RDBStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +34,25 @@ KNOWN = "softprune:known"
 def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
     """Write the violations of a running trial where optuna-dashboard looks for them."""
     trial.study._storage.set_trial_system_attr(trial._trial_id, "constraints", list(values))
+
+
+def close_connections(study: optuna.Study, interruption: BaseException) -> None:
+    """Close what an interrupted call holds of a database: a read that was not finished locks SQLite for writers.
+
+    Frames of SQLAlchemy, which hold such a read, are cut off the traceback.
+    """
+    before, at = None, interruption.__traceback__
+    while at is not None:
+        if before is not None and at.tb_frame.f_globals.get("__name__", "").startswith("sqlalchemy."):
+            before.tb_next = None
+            traceback.clear_frames(interruption.__traceback__)
+            break
+        before, at = at, at.tb_next
+    storage = study._storage
+    storage.remove_session()
+    database = getattr(storage, "_backend", storage)
+    if isinstance(database, RDBStorage):
+        database.engine.dispose()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from optuna_softprune.storage._lease import LEASE_S, has_expired
-from optuna_softprune.storage._optuna import as_run, claim_of
+from optuna_softprune.storage._optuna import as_run, claim_of, close_connections
 from optuna_softprune.storage._worker import OWNER, is_here, lives
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _take_up_again(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 def give_up(trial: optuna.Trial, interruption: BaseException) -> None:
     """Leave a trial that Ctrl-C or a signal interrupts so that another worker evaluates its candidate."""
+    close_connections(trial.study, interruption)
     trial.set_user_attr(INTERRUPTED, type(interruption).__name__)
     _queue_again(trial.study, trial.params, claim_of(as_run(trial)))
     if not isinstance(interruption, KeyboardInterrupt):  # which Optuna fails a trial for by itself
