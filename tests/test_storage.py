@@ -410,6 +410,14 @@ def test_interrupted_call_of_sqlite_leaves_it_unlocked(
     assert study.trials[2].user_attrs["softprune:interrupted"] == "KeyboardInterrupt"
 
 
+def test_interruption_does_not_cost_a_database_in_memory() -> None:
+    objective, sampler = searched("random", interruption=KeyboardInterrupt)
+    study = optuna.create_study(storage="sqlite:///:memory:", direction="maximize", sampler=sampler)
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(objective, n_trials=5)
+    assert [trial.state for trial in study.trials][:2] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_interrupted_trial_is_failed_with_the_reason_and_queued(interruption: type[BaseException]) -> None:
     objective, sampler = searched("random", interruption=interruption)

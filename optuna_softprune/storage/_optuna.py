@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from optuna.storages import RDBStorage
+from sqlalchemy.pool import QueuePool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,8 @@ def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
 def close_connections(study: optuna.Study, interruption: BaseException) -> None:
     """Close what an interrupted call holds of a database: a read that was not finished locks SQLite for writers.
 
-    Frames of SQLAlchemy, which hold such a read, are cut off the traceback.
+    Frames of SQLAlchemy, which hold such a read, are cut off the traceback. Without a pool of connections there is
+    only one to a database in memory, which would be gone with it.
     """
     before, at = None, interruption.__traceback__
     while at is not None:
@@ -51,7 +53,7 @@ def close_connections(study: optuna.Study, interruption: BaseException) -> None:
     storage = study._storage
     storage.remove_session()
     database = getattr(storage, "_backend", storage)
-    if isinstance(database, RDBStorage):
+    if isinstance(database, RDBStorage) and isinstance(database.engine.pool, QueuePool):
         database.engine.dispose()
 
 
