@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -18,7 +21,6 @@ from optuna_softprune import StorageError, open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # The same examples every time: what a test finds on one machine it finds on all.
 settings.register_profile("repeatable", derandomize=True)
@@ -40,13 +42,6 @@ PROXY_STARTS = 3
 PROXY_PATIENCE_S = 40
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests of one server in one process of a parallel run: some drop all of its connections."""
-    for item in items:
-        if "address" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("servers"))
-
-
 @pytest.fixture(autouse=True)
 def _same_weights_every_time() -> None:
     torch.manual_seed(0)
@@ -62,13 +57,22 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     found = os.environ.get(SERVERS[kind])
     if found is None:
         pytest.skip(f"{SERVERS[kind]} has no address of a server")
-    _forget(found)
-    if kind == "grpc":
-        with proxy_of(found, tmp_path / "proxy.log") as place:
-            yield place
-    else:
-        yield found
-    _forget(found)
+    with alone(SERVERS[kind]):
+        _forget(found)
+        if kind == "grpc":
+            with proxy_of(found, tmp_path / "proxy.log") as place:
+                yield place
+        else:
+            yield found
+        _forget(found)
+
+
+@contextlib.contextmanager
+def alone(server: str) -> Iterator[None]:
+    """Let one test at a time use a server, of all processes of a parallel run: some drop all of its connections."""
+    with (Path(tempfile.gettempdir()) / f"{server}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
