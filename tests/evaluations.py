@@ -11,13 +11,13 @@ from checks import candidates
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from optuna_softprune import PruningObjective
+from optuna_softprune import PruningObjective, PruningSpace
 from optuna_softprune.testing import randomise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from optuna_softprune import PruningSpace
+    from optuna_softprune.testing import RandomNetwork
 
 
 class Seen:
@@ -64,6 +64,17 @@ def assert_like_the_removed_network(space: PruningSpace, inputs: Sequence[tuple[
             else:
                 first.append(got)
     return objective
+
+
+def assert_random_network_is_like_the_removed(model: RandomNetwork) -> None:
+    """Two batch sizes; a network with nothing to prune is passed over."""
+    randomise(model)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        space = PruningSpace(model.eval(), (x,))
+    except ValueError:
+        return  # nothing to prune
+    assert_like_the_removed_network(space, [(x,), (torch.cat([x, x.flip(1)]),)])
 
 
 def mlp(*widths: int) -> nn.Sequential:
