@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from optuna_softprune import ActivationEnergy, PruningSpace, SparsityConstraint
+from optuna_softprune import ActivationEnergy, Calibration, PruningSpace, SparsityConstraint
 
 TARGET, PROBE, STEPS = 0.5, 0.06, 12
 
@@ -27,7 +27,7 @@ for batch in (batch for _ in range(80) for batch in torch.split(training[torch.r
     (model(batch) - batch).square().mean().backward()
     optimiser.step()
 
-space = PruningSpace(model.eval(), (training[:1],), importance=ActivationEnergy([(training[:256],)]))
+space = PruningSpace(model.eval(), (training[:1],), importance=ActivationEnergy(Calibration([(training[:256],)])))
 constraint = SparsityConstraint(space, TARGET)
 
 

@@ -5,7 +5,7 @@ import optuna
 import torch
 from torch import Tensor, nn
 
-from optuna_softprune import ActivationEnergy, PruningObjective, PruningSpace, Requirement
+from optuna_softprune import ActivationEnergy, Calibration, PruningObjective, PruningSpace, Requirement
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
 STEPS, STEP_S, TORQUE, EPISODES, SHARE = 200, 0.05, 2.0, 64, 0.95
@@ -56,7 +56,7 @@ dense = reward(model, 2000)
 print(f"dense: {sum(p.numel() for p in model.parameters())} parameters, reward {dense:.3f}")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-space = PruningSpace(model.eval(), (states[:2],), importance=ActivationEnergy([(states[::50],)]))
+space = PruningSpace(model.eval(), (states[:2],), importance=ActivationEnergy(Calibration([(states[::50],)])))
 objective = PruningObjective(
     space,
     lambda controller: {"reward": reward(controller)},

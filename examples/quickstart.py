@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from optuna_softprune import ActivationEnergy, PruningObjective, PruningSpace, SparsityConstraint
+from optuna_softprune import ActivationEnergy, Calibration, PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import ProjectedSampler, baselines
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
@@ -48,7 +48,7 @@ else:
         (model(batch) - batch).square().mean().backward()
         optimiser.step()
     torch.save(model.state_dict(), weights)
-space = PruningSpace(model.eval(), (training[:1],), importance=ActivationEnergy([(training[:256],)]))
+space = PruningSpace(model.eval(), (training[:1],), importance=ActivationEnergy(Calibration([(training[:256],)])))
 print(space, f"\n\n{'network':24}{'sparsity':>9}{'parameters':>12}{'PSNR in dB':>12}   (held-out images)")
 print(f"{'dense':24}{0:9.3f}{sum(p.numel() for p in model.parameters()):12,}{psnr(model, held_out):12.2f}")
 

@@ -14,7 +14,15 @@ from optuna.trial import TrialState
 from sklearn.datasets import load_digits
 from torch import nn
 
-from optuna_softprune import ActivationEnergy, PruningObjective, PruningSpace, SparsityConstraint, open_storage, recover
+from optuna_softprune import (
+    ActivationEnergy,
+    Calibration,
+    PruningObjective,
+    PruningSpace,
+    SparsityConstraint,
+    open_storage,
+    recover,
+)
 from optuna_softprune.samplers import FeasibleGridSampler
 
 STORAGE, NAME, WORKERS = "workers.journal", "digits", 3
@@ -49,7 +57,7 @@ def search(worker: int) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     model = trained(Path("workers.pt"))
-    space = PruningSpace(model, (IMAGES[:1],), importance=ActivationEnergy([(IMAGES[:256],)]))
+    space = PruningSpace(model, (IMAGES[:1],), importance=ActivationEnergy(Calibration([(IMAGES[:256],)])))
     constraint = SparsityConstraint(space, 0.5)
     study = optuna.create_study(
         study_name=NAME,

@@ -15,9 +15,10 @@ from optuna_softprune._errors import (
     VerificationWarning,
 )
 from optuna_softprune._space import PruningSpace
+from optuna_softprune.calibration import Calibration
 from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
 from optuna_softprune.graph import Group, Protected, Side, Slices
-from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, Taylor
+from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, ReconstructionError, Taylor
 from optuna_softprune.objective import PruningObjective, Requirement
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
@@ -25,6 +26,7 @@ __version__ = version("optuna-softprune")
 
 __all__ = [
     "ActivationEnergy",
+    "Calibration",
     "ExportError",
     "Group",
     "Importance",
@@ -37,6 +39,7 @@ __all__ = [
     "PruningObjective",
     "PruningSpace",
     "Random",
+    "ReconstructionError",
     "Requirement",
     "Side",
     "Slices",

@@ -7,9 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from optuna_softprune.graph import tensors
+from optuna_softprune.graph import digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +31,7 @@ def fingerprint(model: nn.Module, groups: Sequence[Group], lattice: Lattice, imp
         "groups": _brief({group.name: group.size for group in groups}),
         "components": _brief(sorted({name for group in groups for name in group.components})),
         "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
-        "weights": _digest(model),
+        "weights": digest(model),
         "importance": _without_addresses(importance),
     }
 
@@ -46,12 +44,3 @@ def _brief(value: Any) -> Any:
 
 def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a hash of all parameters and buffers, the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors(model):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from optuna_softprune import ActivationEnergy, Importance, Magnitude, PruningSpace, Random, Taylor
+from optuna_softprune import ActivationEnergy, Calibration, Importance, Magnitude, PruningSpace, Random, Taylor
 from optuna_softprune.testing import ZOO, randomise
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_activation_energy_is_what_the_next_layer_loses() -> None:
     with torch.no_grad():
         first.weight.copy_(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
     x = torch.tensor([[a, b, c] for a in (-1.0, 1.0) for b in (-1.0, 1.0) for c in (-1.0, 1.0)])
-    (found,) = scores(ActivationEnergy([(x[:4],), (x[4:],)]), model, x)
+    (found,) = scores(ActivationEnergy(Calibration([(x[:4],), (x[4:],)])), model, x)
     for unit in range(3):
         removed = model[0](x).clone()
         removed[:, unit] = 0
@@ -59,7 +59,7 @@ def test_activation_energy_is_what_the_next_layer_loses() -> None:
 def test_activation_energy_ranks_dead_units_last(name: str) -> None:
     network = next(n for n in ZOO if n.name == name)
     model = randomise(network.build())
-    for importance in (ActivationEnergy([network.inputs()]), Taylor([network.inputs()], square)):
+    for importance in (ActivationEnergy(Calibration([network.inputs()])), Taylor([network.inputs()], square)):
         for found, group in zip(
             scores(importance, model, *network.inputs()), PruningSpace(model, network.inputs()).groups, strict=True
         ):
@@ -119,7 +119,7 @@ def test_user_defined_importance_decides_what_goes_first(model: nn.Sequential) -
 
 def test_importances_do_not_touch_the_model(model: nn.Sequential) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for importance in (Magnitude(), ActivationEnergy([(X,)]), Taylor([(X,)], square), Random()):
+    for importance in (Magnitude(), ActivationEnergy(Calibration([(X,)])), Taylor([(X,)], square), Random()):
         PruningSpace(model, (X,), importance=importance)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -138,8 +138,7 @@ class Given:
         (Given([]), ValueError, r"scores for each of the 1 groups, but got 0"),
         (Given([np.zeros(5)]), ValueError, r"finite and of shape \(6,\), but got shape \(5,\)"),
         (Given([np.full(6, np.nan)]), ValueError, r"with 6 values that are not finite"),
-        (ActivationEnergy([]), ValueError, r"at least one batch, but got none. A generator can be read only once"),
-        (ActivationEnergy([X]), TypeError, r"tuples of the network's inputs, but got Tensor"),
+        (Taylor([], square), ValueError, r"at least one batch, but got none. A generator can be read only once"),
         (Taylor([(X,)], lambda model, batch: model(*batch)), TypeError, r"return a scalar tensor that depends"),
         (Taylor([(X,)], lambda model, batch: 1.0), TypeError, r"but got 1.0"),  # type: ignore[arg-type,return-value]
     ],
@@ -158,6 +157,8 @@ def test_wrong_order_of_a_norm_is_said(p: float) -> None:
 
 
 def test_group_that_nothing_is_seen_to_read_is_said() -> None:
-    network = next(n for n in ZOO if n.name == "bare_matrix")
-    with pytest.raises(ValueError, match=r"nothing was seen to read 'w1': take `Magnitude` or `Taylor`"):
-        PruningSpace(network.build().eval(), network.inputs(), importance=ActivationEnergy([network.inputs()]))
+    network = next(n for n in ZOO if n.name == "tied_transpose")
+    with pytest.raises(ValueError, match=r"nothing was seen to read 'inner': take `Magnitude` or `Taylor`"):
+        PruningSpace(
+            network.build().eval(), network.inputs(), importance=ActivationEnergy(Calibration([network.inputs()]))
+        )

@@ -14,6 +14,7 @@ from torch import nn
 
 from optuna_softprune import (
     ActivationEnergy,
+    Calibration,
     Magnitude,
     PruningObjective,
     PruningSpace,
@@ -377,11 +378,11 @@ def test_study_that_belongs_to_something_else_is_refused(build: Callable[[], Pru
 def test_order_of_units_is_the_studys(caplog: pytest.LogCaptureFixture) -> None:
     optuna.logging.enable_propagation()
     study = study_of()
-    first = PruningSpace(MODEL, (X,), importance=ActivationEnergy([(X[:4],)]))
+    first = PruningSpace(MODEL, (X,), importance=ActivationEnergy(Calibration([(X[:4],)])))
     PruningObjective(first, quality, SparsityConstraint(first, 0.4, tolerance=0.03))
     objective = _objective(first)
     study.optimize(objective, n_trials=6)
-    later = PruningSpace(MODEL, (X,), importance=ActivationEnergy([(X[4:],)]))
+    later = PruningSpace(MODEL, (X,), importance=ActivationEnergy(Calibration([(X[4:],)])))
     assert any((a != b).any() for a, b in zip(first.order, later.order, strict=True))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     again = _objective(later)

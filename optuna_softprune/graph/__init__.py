@@ -13,7 +13,7 @@ from optuna_softprune.graph._export import (
     working_copy,
 )
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, Units
-from optuna_softprune.graph._network import tensors, unwrapped
+from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._propagate import operation_name
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 
@@ -29,6 +29,7 @@ __all__ = [
     "Slices",
     "Units",
     "copy_with",
+    "digest",
     "discover",
     "export",
     "first_line",

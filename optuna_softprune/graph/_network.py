@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,15 @@ def tensors(model: nn.Module, *, aliases: bool = False) -> Iterator[tuple[str, T
     """
     yield from model.named_parameters(remove_duplicate=not aliases)
     yield from model.named_buffers(remove_duplicate=not aliases)
+
+
+def digest(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers, the same on every device."""
+    found = hashlib.sha256()
+    for name, tensor in tensors(model):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

@@ -8,56 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
-from optuna_softprune.graph import Side
+from optuna_softprune.calibration import Calibration
+from optuna_softprune.graph import Side, tensors
 from optuna_softprune.importance._weights import by_index, by_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
+    from optuna_softprune.calibration import Moments
     from optuna_softprune.graph import Group, Slices
     from optuna_softprune.importance._protocol import Scores
-
-    Operation = Callable[..., Tensor]
-
-# Operation -> axes of a batched input behind its channels. The weight's input axis is 1, transposed 0.
-CHANNELS_BEHIND: dict[Any, int] = {F.linear: 0, F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-TRANSPOSED: dict[Any, int] = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
-
-
-class _InputEnergy(TorchFunctionMode):
-    """Sums, for each weight, the mean square of every input channel that it reads, weighted by its norm."""
-
-    def __init__(self, weights: Mapping[int, str]) -> None:
-        super().__init__()
-        self._weights = weights
-        self.energy: dict[str, Scores] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in CHANNELS_BEHIND or func in TRANSPOSED:
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            name = self._weights.get(id(weight))
-            if name is not None:
-                self._add(name, func, args[0] if args else kwargs["input"], weight)
-        return func(*args, **kwargs)
-
-    def _add(self, name: str, func: Any, x: Tensor, weight: Tensor) -> None:
-        transposed = func in TRANSPOSED
-        behind = TRANSPOSED[func] if transposed else CHANNELS_BEHIND[func]
-        channel = x.dim() - 1 - behind
-        positions = x.numel() // x.shape[channel]
-        activity = by_index(x.detach().double() ** 2, channel) / positions
-        norms = by_index(weight.detach().double() ** 2, 0 if transposed else 1)
-        # In a grouped convolution each group of channels meets the same positions of the weight's input axis.
-        energy = activity.reshape(-1, len(norms)).sum(axis=0) * norms
-        self.energy[name] = self.energy.get(name, np.zeros(len(norms))) + energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +29,57 @@ class ActivationEnergy:
 
     Summed over the layers that read the unit, this is what their outputs lose in the mean square if activations are
     uncorrelated. One forward pass on each batch. Take it when there is some unlabelled data like that of the metric:
-    on autoencoders at 50 % it was worth 4 dB over the L2 norm of the weights that make a unit.
+    on autoencoders at 50 % it was worth 4 dB over the L2 norm of the weights that make a unit. With a reconstruction
+    take `ReconstructionError`.
 
     Args:
-        batches: Tuples (or lists) of the network's positional inputs, on its device. Iterated once; a few hundred
-            samples are enough.
+        calibration: The data; a few hundred samples are enough.
     """
 
-    batches: Iterable[Sequence[Any]] = field(repr=False)
+    calibration: Calibration = field(repr=False)
+
+    def __post_init__(self) -> None:
+        expect_calibration(self.calibration)
 
     def scores(self, model: nn.Module, groups: Sequence[Group]) -> Sequence[Scores]:
-        """Return the energy of each unit, averaged over the batches."""
-        mode = _InputEnergy({id(tensor): name for name, tensor in model.named_parameters()})
-        count = 0
-        with torch.no_grad(), mode:
-            for batch in self.batches:
-                model(*_as_inputs(batch))
-                count += 1
-        _expect_batches(count)
-
-        def total(slices: Slices) -> Scores:
-            return by_unit(mode.energy[slices.tensor] / count, slices)
-
-        read = [[s for s in g.slices if s.side is Side.INPUT and s.tensor in mode.energy] for g in groups]
-        for group, slices in zip(groups, read, strict=True):
-            if not slices:
-                raise ValueError(
-                    f"Expected every group to be read by a linear layer or a convolution, but nothing was seen to "
-                    f"read {group.name!r}: take `Magnitude` or `Taylor`, or put the group in `ignored`."
-                )
+        """Return the energy of each unit, averaged over the data."""
+        moments = self.calibration.moments(model, groups)
+        weights = dict(tensors(model))
+        energies = {name: energy_of(weights[name].detach(), each) for name, each in moments.items()}
         return [
-            sum((total(s) for s in slices), np.zeros(group.size)) for group, slices in zip(groups, read, strict=True)
+            sum((by_unit(energies[each.tensor], each) for each in slices), np.zeros(group.size))
+            for group, slices in zip(groups, readers(groups, energies), strict=True)
         ]
 
 
-def _as_inputs(batch: Any) -> Sequence[Any]:
-    if not isinstance(batch, (tuple, list)):
+def energy_of(weight: Tensor, moments: Moments) -> Scores:
+    """Return the energy that comes from each index of the axis of a weight that reads."""
+    contraction = moments.contraction
+    energy = moments.energy * contraction.matrices(weight).double().square().sum(1).cpu()
+    # In a grouped convolution each group of channels meets the same positions of the weight's input axis.
+    by_index: Scores = (energy.flatten() if contraction.axis == 0 else energy.sum(0)).numpy()
+    return by_index
+
+
+def expect_calibration(given: object) -> None:
+    """Raise a TypeError unless an argument is a `Calibration`."""
+    if not isinstance(given, Calibration):
         raise TypeError(
-            f"Expected `batches` to yield tuples of the network's inputs, but got {type(batch).__name__}: "
-            "write `[(x,) for x in ...]`."
+            f"Expected `calibration` to be a `Calibration`, but got {type(given).__name__}: write "
+            "`Calibration([(x,) for x in ...])`."
         )
-    return batch
 
 
-def _expect_batches(count: int) -> None:
-    if not count:
-        raise ValueError(
-            "Expected `batches` to yield at least one batch, but got none. A generator can be read only once: "
-            "give a list or a DataLoader."
-        )
+def readers(groups: Sequence[Group], seen: Container[str]) -> list[list[Slices]]:
+    """Return for each group the slices of weights that were seen to read it."""
+    read = [[s for s in group.slices if s.side is Side.INPUT and s.tensor in seen] for group in groups]
+    for group, slices in zip(groups, read, strict=True):
+        if not slices:
+            raise ValueError(
+                f"Expected every group to be read by a linear layer or a convolution, but nothing was seen to "
+                f"read {group.name!r}: take `Magnitude` or `Taylor`, or put the group in `ignored`."
+            )
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +115,11 @@ class Taylor:
                         change += by_unit(by_index(products[slices.tensor], slices.axis), slices)
                 total += change**2
             count += 1
-        _expect_batches(count)
+        if not count:
+            raise ValueError(
+                "Expected `batches` to yield at least one batch, but got none. A generator can be read only once: "
+                "give a list or a DataLoader."
+            )
         return [total / count for total in totals]
 
     def _gradients(self, model: nn.Module, parameters: Mapping[str, nn.Parameter], batch: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from optuna_softprune import (
     ActivationEnergy,
+    Calibration,
     Magnitude,
     PruningObjective,
     PruningSpace,
@@ -57,7 +58,7 @@ def orders(calibration: Tensor) -> dict[str, Importance]:
     return {
         "magnitude L1": Magnitude(p=1),
         "magnitude L2": Magnitude(p=2),
-        "activation energy": ActivationEnergy([(calibration,)]),
+        "activation energy": ActivationEnergy(Calibration([(calibration,)])),
         "Taylor": Taylor(list(calibration.split(100)), error),  # type: ignore[no-untyped-call]
     }
 

@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from optuna_softprune import ActivationEnergy, PruningObjective, PruningSpace, SparsityConstraint
+from optuna_softprune import ActivationEnergy, Calibration, PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import ProjectedSampler, baselines
 from studies.rows import write
 
@@ -121,7 +121,7 @@ def main() -> None:
         for seed in range(1 if quick else 3):
             torch.manual_seed(seed)
             model = trained(build(), data[0], epochs, seed)
-            space = PruningSpace(model, (data[0][:1],), importance=ActivationEnergy([(data[0][:256],)]))
+            space = PruningSpace(model, (data[0][:1],), importance=ActivationEnergy(Calibration([(data[0][:256],)])))
             for target in (0.5,) if quick else (0.5, 0.7):
                 for row in search(name, space, data, target, seed, (10,) if quick else (100, 300)):
                     row.update({key: round(row[key], 2) for key in FIELDS[-2:]})

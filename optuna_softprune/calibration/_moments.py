@@ -1,0 +1,204 @@
+"""Second moments of what every contraction reads, summed while the dense network runs.
+
+| symbol | meaning | shape |
+| --- | --- | --- |
+| X | what a contraction reads: of each channel its value at every position of every sample | (g, d, positions) |
+| G | second moments, X X^T / positions | (g, d, d) |
+| m | means of channels | (g, d) |
+| S | G, or G - m m^T where a bias makes up for means | (g, d, d) |
+| H | S + ridge * mean(diag S) I | (g, d, d) |
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from optuna_softprune.calibration._contraction import Contraction, contraction, inputs, operands
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+# Widths from which products of both triangles cost more than two calls; below they are one product.
+NARROW = 128
+# Bytes that the moments of one layer may take: 11,585 channels. A network has a few such layers at most.
+MOST_BYTES = 2**30
+# Of the mean variance of what is read: what least squares is damped by.
+RIDGE = 1e-3
+# Variances of this part of the mean squares are rounding.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """What one contraction reads on the calibration data, over all positions; float64, on the CPU.
+
+    Attributes:
+        contraction: The operation.
+        positions: How many positions were read.
+        energy: The diagonal of G, shape (g, d).
+        mean: m, shape (g, d).
+        second: G, shape (g, d, d); None if it would have taken more memory than there is.
+    """
+
+    contraction: Contraction
+    positions: int
+    energy: Tensor
+    mean: Tensor
+    second: Tensor | None
+
+    @property
+    def shifts_bias(self) -> bool:
+        """Whether a constant can be added to what the contraction makes: it has a bias that all outputs see alike."""
+        return self.contraction.bias is not None and self.contraction.whole
+
+    @property
+    def spread(self) -> Tensor | None:
+        """S (g, d, d): G, about the mean where a bias makes up for means."""
+        if self.second is None or not self.shifts_bias:
+            return self.second
+        return self.second - self.mean[:, :, None] * self.mean[:, None, :]
+
+    def damped(self, ridge: float) -> Tensor | None:
+        """Return H (g, d, d) = S + ridge * mean(diag S) I; None if there are no second moments, or all are zero."""
+        spread = self.spread
+        if spread is None:
+            return None
+        diagonals = spread.diagonal(dim1=1, dim2=2)
+        size = diagonals.mean().item()
+        if size <= self.energy.mean().item() * ROUNDING:
+            return None
+        return spread + ridge * size * torch.eye(spread.shape[1], dtype=spread.dtype)
+
+
+def expect_ridge(ridge: float) -> None:
+    """Raise a ValueError unless least squares can be damped by `ridge`."""
+    if not isinstance(ridge, (int, float)) or not 0 < ridge <= 1:
+        raise ValueError(
+            f"Expected `ridge` to be in (0, 1], but got {ridge!r}: it is a part of the mean square of what a layer "
+            "reads, 1e-4 to 1e-2 as a rule."
+        )
+
+
+class Collector(TorchFunctionMode):
+    """Adds up moments of what contractions with given weights read.
+
+    Args:
+        names: id of a parameter or buffer -> its qualified name.
+        reading: Names of the weights whose moments are wanted.
+    """
+
+    def __init__(self, names: Mapping[int, str], reading: frozenset[str]) -> None:
+        super().__init__()
+        self._names, self._reading = names, reading
+        self._sums: dict[str, _Sums] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:  # it is made of contractions, and would ask only for itself as a whole
+                return _UNASKED_ATTENTION(*args, **kwargs)
+        out = func(*args, **kwargs)
+        given = operands(func, args, kwargs)
+        name = None if given is None else self._names.get(id(given.get("weight")))
+        if given is not None and name in self._reading:
+            found = contraction(func, given, name, self._names.get(id(given.get("bias"))))
+            if found is not None:
+                self._sums.setdefault(name, _Sums(found)).add(*inputs(func, given, found.groups, out))
+        return out
+
+    def moments(self) -> dict[str, Moments]:
+        """Return name of a weight -> what its contraction has read, in execution order.
+
+        Raises:
+            ValueError: If a layer has read what is not finite.
+        """
+        return {name: sums.moments() for name, sums in self._sums.items()}
+
+
+def _unasked(function: Any) -> Any:
+    """Return a function of torch that does not ask modes whether they want to do its work."""
+    return types.FunctionType(
+        function.__code__,
+        {**function.__globals__, "has_torch_function": lambda operands: False},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+
+
+_UNASKED_ATTENTION = _unasked(F.multi_head_attention_forward)
+
+
+class _Sums:
+    """Running sums of one contraction."""
+
+    def __init__(self, found: Contraction) -> None:
+        self._contraction = found
+        self._positions, self._weight = 0, 0.0
+        self._energy: Tensor | None = None
+        self._mean: Tensor | None = None
+        self._second: Tensor | None = None
+
+    def add(self, x: Tensor, read: Tensor | None) -> None:
+        """Add X (g, d, positions), and how often each position is read."""
+        groups, width, positions = x.shape
+        if self._energy is None or self._mean is None:
+            self._energy, self._mean = x.new_zeros(groups, width), x.new_zeros(groups, width)
+            if groups * width * width * x.itemsize <= MOST_BYTES:
+                self._second = x.new_zeros(groups, width, width)
+        self._positions += positions
+        self._weight += positions if read is None else read.sum().item()
+        self._mean += x.sum(2) if read is None else x @ read
+        x = x if read is None else x * read.sqrt()
+        if self._second is None:
+            self._energy += x.square().sum(2)
+        else:
+            for total, each in zip(self._second, x, strict=True):
+                _add_products(total, each)
+
+    def moments(self) -> Moments:
+        """Return the means over all positions."""
+        assert self._energy is not None
+        assert self._mean is not None
+        second = None if self._second is None else _both_triangles(self._second / self._weight).cpu()
+        energy = (self._energy / self._weight).cpu() if second is None else second.diagonal(dim1=1, dim2=2)
+        if not bool(torch.isfinite(energy).all()):
+            raise ValueError(
+                "Expected activations on the calibration data to be finite, but what "
+                f"`{self._contraction.weight}` reads is not: look at the batches and at the layers before it."
+            )
+        return Moments(
+            contraction=self._contraction,
+            positions=self._positions,
+            energy=energy,
+            mean=(self._mean / self._weight).cpu(),
+            second=second,
+        )
+
+
+def _add_products(total: Tensor, x: Tensor) -> None:
+    """Add the products of rows of `x` (d, positions) to `total` (d, d), on its lower triangle at least."""
+    width = len(x)
+    if width <= NARROW:
+        total.addmm_(x, x.t())
+        return
+    half = width // 2
+    _add_products(total[:half, :half], x[:half])
+    total[half:, :half].addmm_(x[half:], x[:half].t())
+    _add_products(total[half:, half:], x[half:])
+
+
+def _both_triangles(lower: Tensor) -> Tensor:
+    """Return the symmetric matrices (g, d, d) of which the lower triangles are given."""
+    strictly = lower.tril(-1)
+    return strictly + strictly.mT + torch.diag_embed(lower.diagonal(dim1=1, dim2=2))
