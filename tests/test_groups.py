@@ -206,7 +206,7 @@ class Reducing(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         y = self.fc(torch.relu(x))
-        if self.kind == "whole":  # one number for the whole tensor: it would change
+        if self.kind == "whole":  # one number for all that is kept
             y = y / (1 + y.var(True) + y.norm() + y.max() + y.std(1, False).mean())
         elif self.kind == "samples":  # over the samples, each feature alone
             y = y - y.var(0, True, True) - y.std(dim=0, keepdim=True) - y.max(0).values - y.logsumexp(0)
@@ -217,7 +217,7 @@ class Reducing(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "groups"), [("whole", ["stem"]), ("samples", ["stem", "fc"]), ("types", ["stem", "fc"])]
+    ("kind", "groups"), [("whole", ["stem", "fc"]), ("samples", ["stem", "fc"]), ("types", ["stem", "fc"])]
 )
 def test_overloads_of_reductions_and_conversions(kind: str, groups: list[str]) -> None:
     model = randomise(Reducing(kind))

@@ -86,7 +86,8 @@ def mac_count(network: Network) -> Count:
     units = {(node, axis): found for node, axes in network.nodes.items() for axis, found in axes}
     products = [
         [(int(node.meta["val"].shape[axis]), units.get((node, axis))) for node, axis in axes]
-        for axes in network.macs.values()
+        for sums in network.macs.values()
+        for axes in sums
     ]
     return _count(network, products, network.constant_macs)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from optuna_softprune.evaluation._sizes import resizes
+from optuna_softprune.evaluation._sizes import follows_batch, resizes
 from optuna_softprune.evaluation._sums import Sum, sums
 from optuna_softprune.evaluation._taps import Taps, taps
 from optuna_softprune.graph import operation_name
@@ -193,7 +193,8 @@ def _dependences(network: Network) -> tuple[dict[Node, tuple[int, ...]], dict[No
     for node in exported.graph.nodes:
         found = set(of_tensor.get(exported.tensors.get(node.name, ""), ()))
         groups[node] = tuple(sorted(found.union(*(groups[source] for source in node.all_input_nodes))))
-        of_input[node] = node.name in exported.inputs or any(of_input[source] for source in node.all_input_nodes)
+        dependent = node.name in exported.inputs or any(of_input[source] for source in node.all_input_nodes)
+        of_input[node] = dependent or follows_batch(node)  # what is as long as the batch depends on the inputs too
     return groups, of_input
 
 

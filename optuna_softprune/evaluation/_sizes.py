@@ -37,9 +37,13 @@ class Sizes:
     small_kernels: bool
     may_write: bool
 
-    def length(self, units: Units) -> int:
-        """Return the length of an axis in the smaller network."""
-        return int(kept_indices(units, self.kept).sum())
+    def length(self, units: Units, *, of_batch: bool = False) -> int:
+        """Return the length of an axis in the smaller network, which may hold the units of each example in turn."""
+        length = int(kept_indices(units, self.kept).sum())
+        each, rest = divmod(len(units), self.example_batch)
+        if of_batch and not rest and (units.reshape(-1, each) == units[:each]).all():
+            return length // self.example_batch * self.batch
+        return length
 
     def leading(self, size: int) -> int:
         """Return what a size along axis 0, a multiple of the example's batch, is for this batch."""
@@ -47,6 +51,8 @@ class Sizes:
         return size if rest or size < 0 else multiple * self.batch
 
 
+# What spreads a tensor over a stated shape.
+SPREADING = frozenset(["expand", "broadcast_to"])
 # (sizes, arguments with the values at hand) -> the new argument.
 Resize = Callable[[Sizes, list[Any]], Any]
 
@@ -63,11 +69,14 @@ def resizes(node: Node, axes: Mapping[int, Units], *, batched: bool) -> dict[int
     return {} if make is None else make(node, axes, batched)
 
 
-def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0, *, spreads: bool = False) -> _Maker:
-    """Make the rule of an argument that states lengths of the output, from `first_axis` on.
+def follows_batch(node: Node) -> bool:
+    """Whether an operation makes a tensor as long as the batch, whatever it is made of."""
+    stated = node.args[1] if operation_name(node) in SPREADING else None
+    return isinstance(stated, (list, tuple)) and bool(stated[0] != -1)
 
-    What `spreads` makes a parameter as long as the batch too.
-    """
+
+def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0) -> _Maker:
+    """Make the rule of an argument that states lengths of the output, from `first_axis` on."""
 
     def make(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
         stated = node.args[position]
@@ -79,8 +88,8 @@ def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0, *,
             if size == -1:
                 return size
             if axis in axes:
-                return sizes.length(axes[axis])
-            return sizes.leading(size) if axis == 0 and (batched or spreads) else size
+                return sizes.length(axes[axis], of_batch=axis == 0 and batched)
+            return sizes.leading(size) if axis == 0 and batched else size
 
         return {position: lambda sizes, args: [length(sizes, start + i, size) for i, size in enumerate(stated)]}
 
@@ -154,8 +163,8 @@ _MAKERS: dict[str, _Maker] = {
     "view": _shape(1),
     "_unsafe_view": _shape(1),
     "reshape": _shape(1),
-    "expand": _shape(1, spreads=True),
-    "broadcast_to": _shape(1, spreads=True),
+    "expand": _shape(1),
+    "broadcast_to": _shape(1),
     "unflatten": _shape(2, _unflattened),
     "layer_norm": _shape(1, _normalised),
     "conv1d": _convolution,

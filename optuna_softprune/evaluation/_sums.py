@@ -136,5 +136,5 @@ def _is_sum(node: Node, inside: Mapping[Node, None], network: Network, position:
 
 def _macs(network: Network, node: Node) -> int:
     """Return the multiply-accumulates of a node in the dense network."""
-    lengths = network.macs.get(node)
-    return math.prod(each.meta["val"].shape[axis] for each, axis in lengths) if lengths else 0
+    products = network.macs.get(node, ())
+    return sum(math.prod(each.meta["val"].shape[axis] for each, axis in lengths) for lengths in products)

@@ -15,6 +15,7 @@ from optuna_softprune.graph._export import (
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, Units
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._propagate import operation_name
+from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "first_line",
     "keeps_whole_groups",
     "map_tensors",
+    "mixed_axes",
     "operation_name",
     "tensors",
     "to_working",

@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, that_shrink
-from optuna_softprune.graph._labels import vector
+from optuna_softprune.graph._labels import is_open, vector
 from optuna_softprune.graph._network import memory_ties, tensors
-from optuna_softprune.graph._propagate import Propagation, operation_name
+from optuna_softprune.graph._propagate import Propagation
 from optuna_softprune.graph._rules import rule_of
 
 if TYPE_CHECKING:
@@ -43,10 +43,14 @@ def discover(model: nn.Module, exported: ExportedGraph, components: Mapping[str,
     ordered = sorted(labels.tensors.items(), key=lambda item: item[0][0] in buffers)
     by_tensor = {axis: classes[slice(*place)] for axis, place in ordered}
     by_attribute = {attribute: classes[slice(*place)] for attribute, place in labels.attributes.items()}
-    by_node = {
-        node: tuple((found.axes[0], classes[vector(found.labels, found.axes[0]).numpy()]) for found in value)
+    settled = {
+        node: [found for found in value if not is_open(found)]
         for node, value in propagation.values.items()
         if isinstance(value, tuple)
+    }
+    by_node = {
+        node: tuple((found.axes[0], classes[vector(found.labels, found.axes[0]).numpy()]) for found in value)
+        for node, value in settled.items()
     }
     on_nodes = [axis for axes in by_node.values() for _, axis in axes]
     numbering = _number(by_tensor, [*by_tensor.values(), *by_attribute.values(), *on_nodes], len(classes))
@@ -180,8 +184,8 @@ def _protected(
 
 
 def _measured_macs(node: Node) -> int:
-    """Count an operation that has no formula of ours, on shapes alone; nothing that it touches can shrink."""
-    if node.op != "call_function" or (rule_of(node) is not None and operation_name(node) != "matmul"):
+    """Count an operation that has no rule, on shapes alone; nothing that it touches can shrink."""
+    if node.op != "call_function" or rule_of(node.target) is not None:
         return 0
     from torch.fx.node import map_arg
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optuna_softprune._errors import ExportError
+from optuna_softprune.graph._decompose import decompose
 from optuna_softprune.graph._network import canonical_names
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def export(
 
 
 def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype) -> ExportedGraph:
+    decompose(program.graph)
     signature = program.graph_signature
     names = canonical_names(model)
     held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -98,7 +98,7 @@ class Network:
         tensors: (qualified name, axis) -> units of the axes that can shrink.
         attributes: (module, attribute, index in a tuple or None) -> units whose number kept is its value.
         nodes: Graph node -> (axis, units) of its axes that can shrink.
-        macs: Graph node -> the (node, axis) whose lengths multiply to its multiply-accumulates.
+        macs: Graph node -> products of which its multiply-accumulates are the sum: the (node, axis) of each factor.
         constant_macs: Multiply-accumulates of all other operations.
     """
 
@@ -109,7 +109,7 @@ class Network:
     tensors: Mapping[tuple[str, int], Units]
     attributes: Mapping[tuple[str, str, int | None], Units]
     nodes: Mapping[Node, tuple[tuple[int, Units], ...]]
-    macs: Mapping[Node, Sequence[tuple[Node, int]]]
+    macs: Mapping[Node, Sequence[Sequence[tuple[Node, int]]]]
     constant_macs: int
 
     @property

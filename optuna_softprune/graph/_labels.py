@@ -2,7 +2,7 @@
 
 | symbol | meaning | shape |
 | --- | --- | --- |
-| label | a number for "this index may be removed"; 0 cannot be removed | scalar |
+| label | a number for "this index may be removed"; 0 cannot be removed, below 0 it is not settled yet | scalar |
 | layer | the labels of a tensor's elements: an element goes when its label goes | the tensor's |
 | value | the layers of a tensor, one for each of its axes that can shrink | tuple of layers |
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+    from torch.fx import Node
 
 
 class Layer(NamedTuple):
@@ -67,6 +68,11 @@ def vector(labels: Tensor, axis: int) -> Tensor:
     return labels[tuple(slice(None) if a == axis else 0 for a in range(labels.dim()))]
 
 
+def is_open(found: Layer) -> bool:
+    """Whether a layer depends on a choice that is not made yet."""
+    return bool((_once(found.labels) < 0).any())
+
+
 def along(labels: Tensor, axis: int, shape: Sequence[int]) -> Layer:
     """Return the layer of `shape` that has the vector `labels` along `axis`."""
     view = [1] * len(shape)
@@ -80,6 +86,7 @@ class Labels:
     def __init__(self) -> None:
         self.tensors: dict[tuple[str, int], tuple[int, int]] = {}
         self.attributes: dict[tuple[str, str, int | None], tuple[int, int]] = {}
+        self.made: dict[tuple[Node, int], tuple[int, int]] = {}
         self.representative: NDArray[np.int64] = np.zeros(1, np.int64)
         self._count = 1
         self._edges: list[NDArray[np.int64]] = []
@@ -96,6 +103,12 @@ class Labels:
         if (module, name, index) not in self.attributes:
             self.attributes[module, name, index] = self._new(length)
         return self._of(self.attributes[module, name, index])
+
+    def of_made(self, node: Node, axis: int, length: int) -> Tensor:
+        """Return labels (length,) of an axis of a tensor that the forward pass makes."""
+        if (node, axis) not in self.made:
+            self.made[node, axis] = self._new(length)
+        return self._of(self.made[node, axis])
 
     def _new(self, length: int) -> tuple[int, int]:
         start, self._count = self._count, self._count + length
@@ -116,15 +129,21 @@ class Labels:
             if first.stride(axis) == 0 and second.stride(axis) == 0:
                 first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
         a, b = first.numpy().ravel(), second.numpy().ravel()
-        both = (a != 0) & (b != 0)
+        both = (a > 0) & (b > 0)
         self._edges.append(np.stack([a[both & (a != b)], b[both & (a != b)]]))
-        self.protect(torch.from_numpy((a + b)[~both]), reason)
+        self.protect(torch.from_numpy((a + b)[(a == 0) | (b == 0)]), reason)
 
     def protect(self, labels: Tensor, reason: str) -> None:
         """Keep `labels`: what carries them cannot be removed, for `reason`."""
         found = np.unique(_once(labels).numpy())
-        if found.any():
-            self._protected.append((found[found != 0], reason))
+        found = found[found > 0]
+        if found.size:
+            self._protected.append((found, reason))
+
+    @property
+    def protected(self) -> NDArray[np.int64]:
+        """The labels that are protected in this pass."""
+        return np.concatenate([np.zeros(0, np.int64), *(found for found, _ in self._protected)])
 
     def begin(self) -> None:
         """Forget the protections of the pass before."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from optuna_softprune.graph._labels import Labels, Layer, Value, along, flat, layer, vector
+from optuna_softprune.graph._choices import Choice, Choices, Kind, opened
+from optuna_softprune.graph._labels import Labels, Layer, Value, along, flat, is_open, layer, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,33 +26,35 @@ class Propagation:
 
     A rule is called with this object, the node and the node's arguments. It unites and protects labels and returns
     the layers of the node's output. Unions are seen from the next pass on; only the last pass, in which no union
-    is new, decides what is protected.
+    is new and no choice open, decides what is protected.
     """
 
-    def __init__(self, model: nn.Module, exported: ExportedGraph, rule_of: Callable[[Node], Rule | None]) -> None:
+    def __init__(self, model: nn.Module, exported: ExportedGraph, rule_of: Callable[[Any], Rule | None]) -> None:
         self.exported = exported
         self.labels = Labels()
-        self.macs: dict[Node, list[tuple[Node, int]]] = {}
+        self.macs: dict[Node, Sequence[Sequence[tuple[Node, int]]]] = {}
         self.read: set[tuple[str, int]] = set()
         self.made: set[tuple[str, int]] = set()
         self.values: dict[Node, Value | list[Value]] = {}
         self._rule_of = rule_of
         self._origins: dict[Node, str] = {}
+        self._choices = Choices()
+        self._node: Node | None = None
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._first_path = {id(m): path for path, m in reversed(self._modules.items())}
 
     def run(self) -> None:
-        """Repeat passes until nothing new is united."""
+        """Repeat passes until nothing new is united and nothing left to choose."""
         while True:
             self._one_pass()
             if self.labels.merge():
                 continue
-            self._unite_to_rectangles()
-            if not self.labels.merge():
+            if not self._choices.make(len(self.labels.representative), self.labels.protected):
                 return
 
     def _one_pass(self) -> None:
         self.labels.begin()
+        self._choices.begin()
         self.values, self._origins, self.macs = {}, {}, {}
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
@@ -61,7 +64,8 @@ class Propagation:
                     self.fix(self.value(source), "an output of the network")
 
     def _apply(self, node: Node) -> Value | list[Value]:
-        rule = self._rule_of(node)
+        self._node = node
+        rule = self._rule_of(node.target)
         name = operation_name(node)
         if rule is None:
             return self._without_rule(node, f"`{name}` has no rule")
@@ -87,7 +91,7 @@ class Propagation:
         return [() for _ in _outputs(node)] if isinstance(node.meta.get("val"), (list, tuple)) else ()
 
     def _settled(self, value: Value) -> Value:
-        """Leave one layer for each axis, and none that holds a whole tensor."""
+        """Leave one layer for each axis, none that holds a whole tensor, and only such as leave it a box."""
         kept: list[Layer] = []
         for found in value:
             if not found.axes:
@@ -96,9 +100,26 @@ class Propagation:
             twin = next((other for other in kept if set(other.axes) & set(found.axes)), None)
             if twin is None:
                 kept.append(found)
-            else:
+            elif is_open(twin) and not is_open(found):
+                kept = [found if other is twin else other for other in kept]
+            elif not is_open(found):
                 self.labels.unite(twin.labels, found.labels, "coupled to a width that cannot shrink")
-        return tuple(kept)
+        return tuple(self._box(found) for found in kept)
+
+    def _box(self, found: Layer) -> Layer:
+        """Let a layer vary along one axis only, where that is chosen."""
+        if len(found.axes) == 1 or is_open(found):
+            return found
+        chosen = self._ask(Kind.BOX, found, [frozenset([axis]) for axis in found.axes])
+        if chosen is None or self._node is None:
+            return found
+        others = [axis for axis in found.axes if axis not in chosen]
+        left = self.fix_along([found], others, f"a tensor of `{self.module_path(self._node)}` must stay a box")
+        return next(iter(left), found)
+
+    def _ask(self, kind: Kind, found: Layer, options: Sequence[frozenset[int]]) -> frozenset[int] | None:
+        """Return the axes along which a layer that this node reads or makes goes on to vary; None: not known yet."""
+        return self._choices.ask(Choice(kind, (self._node, kind, found.axes, tuple(options)), found, options))
 
     # What rules read.
 
@@ -191,6 +212,26 @@ class Propagation:
                 left.append(layer(head))
         return tuple(left)
 
+    def summed(self, value: Value, axes: Iterable[int]) -> Value:
+        """Return what is left of `value` when `axes` are reduced to one number made of what is kept along them.
+
+        A layer that varies along other axes too loses whole slices.
+        """
+        axes = set(axes)
+        left: list[Layer] = []
+        for found in value:
+            inside = axes.intersection(found.axes)
+            outside = frozenset(found.axes) - inside
+            if not outside:
+                continue
+            if not inside:
+                left.append(found)
+            elif is_open(found) or self._ask(Kind.SUM, found, [outside]) is None:
+                left.append(layer(opened(flat(found.labels, inside, found.labels.shape))))
+            else:
+                left += self.fix_along([found], inside, "whole slices of a sum")
+        return tuple(found for found in left if found.axes)
+
     def channel(self, value: Value, axis: int, reason: str) -> tuple[Tensor | None, Value]:
         """Split `value` into the labels (length,) along `axis` and the layers that do not vary along it."""
         labels: Tensor | None = None
@@ -208,8 +249,14 @@ class Propagation:
         """Unite the layers of operands that are broadcast to `shape` and combined element by element."""
         return self.combine([(self.value(o), self.shape(o), self.origin(o)) for o in operands], shape)
 
-    def combine(self, operands: Sequence[tuple[Value, tuple[int, ...], str]], shape: tuple[int, ...]) -> Value:
-        """Do what `elementwise` does for operands given as (layers, shape, why what has no layer cannot shrink)."""
+    def combine(
+        self, operands: Sequence[tuple[Value, tuple[int, ...], str]], shape: tuple[int, ...], *, choose: bool = True
+    ) -> Value:
+        """Do what `elementwise` does for operands given as (layers, shape, why what has no layer cannot shrink).
+
+        Where a layer meets one that varies along fewer axes, it is a choice along which of them it goes on to vary;
+        without `choose` along those fewer.
+        """
         spread: list[tuple[int, Layer]] = []
         for i, (value, own, _) in enumerate(operands):
             lead = len(shape) - len(own)
@@ -218,7 +265,7 @@ class Propagation:
                 spread.append((i, Layer(labels, tuple(a + lead for a in found.axes))))
         result: list[Layer] = []
         for members in _by_shared_axes(spread):
-            result += self._combine_cluster(members, operands, shape)
+            result += self._combine_cluster(members, operands, shape, choose=choose)
         return tuple(result)
 
     def _combine_cluster(
@@ -226,22 +273,48 @@ class Propagation:
         members: list[tuple[int, Layer]],
         operands: Sequence[tuple[Value, tuple[int, ...], str]],
         shape: tuple[int, ...],
+        *,
+        choose: bool,
     ) -> Value:
         owners = [i for i, _ in members]
-        if len(set(owners)) < len(owners):
+        twice = len(set(owners)) < len(owners)
+        first = max((found for _, found in members), key=lambda found: (not is_open(found), len(found.axes)))
+        fewer = [found for _, found in members if set(found.axes) < set(first.axes) and not is_open(found)]
+        joined: Value = (first,)
+        if fewer and (choose or twice) and not is_open(first):
+            joined = self._meet(first, fewer)
+        elif twice and not is_open(first):
             self.fix([found for _, found in members], "several axes of one tensor meet one axis of another")
             return ()
-        first = max((found for _, found in members), key=lambda found: len(found.axes))
-        axes = sorted({axis for _, found in members for axis in found.axes})
+        else:
+            fewer = []
+        met = {id(found) for found in fewer}
         for _, found in members:
-            self.labels.unite(first.labels, found.labels, "coupled to a width that cannot shrink")
-        joined: Value = (first,)
+            if id(found) not in met:
+                self.labels.unite(first.labels, found.labels, "coupled to a width that cannot shrink")
+        axes = sorted({axis for _, found in members for axis in found.axes})
         for i, (_, own, origin) in enumerate(operands):
             if i not in owners:
                 lead = len(shape) - len(own)
                 full = [axis for axis in axes if axis >= lead and own[axis - lead] > 1]
                 joined = self.fix_along(joined, full, origin)
         return joined
+
+    def _meet(self, first: Layer, fewer: Sequence[Layer]) -> Value:
+        """Return what goes on of a layer that meets some that vary along fewer axes."""
+        reason = "meets what varies along another axis"
+        options = list(dict.fromkeys(frozenset(found.axes) for found in fewer))
+        if len(options) == 1:
+            options.append(frozenset(first.axes) - options[0])
+        chosen = self._ask(Kind.MEET, first, options)
+        if chosen is None:
+            return (first,)
+        for found in fewer:
+            if chosen.issuperset(found.axes):
+                self.labels.unite(first.labels, found.labels, reason)
+            else:
+                self.labels.protect(found.labels, reason)
+        return self.fix_along([first], [axis for axis in first.axes if axis not in chosen], reason)
 
     def take_sides(self, weight: Node, read: int, made: int) -> None:
         """Note that axis `read` of a weight reads activations and axis `made` makes them."""
@@ -261,16 +334,6 @@ class Propagation:
             held = held[index]
         if labels is not None and held == len(labels) and isinstance(held, int):
             self.unite(labels, self.labels.of_attribute(path, name, index, held), "a size that a module states")
-
-    def _unite_to_rectangles(self) -> None:
-        """Let every layer vary along one axis only, the longest: whole slices can be removed, nothing else."""
-        for node, value in self.values.items():
-            for each in value if isinstance(value, list) else [value]:
-                for found in each:
-                    longest = max(found.axes, key=lambda axis: found.labels.shape[axis])
-                    others = [axis for axis in found.axes if axis != longest]
-                    if others:
-                        self.fix_along([found], others, f"a tensor of `{self.module_path(node)}` must stay a box")
 
 
 def operation_name(node: Node) -> str:

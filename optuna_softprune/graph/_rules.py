@@ -10,14 +10,17 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.fx import Node
 
+from optuna_softprune.graph import _rules_contraction as contraction
 from optuna_softprune.graph import _rules_convolution as convolution
 from optuna_softprune.graph import _rules_mixing as mixing
 from optuna_softprune.graph import _rules_moving as moving
+from optuna_softprune.graph import _rules_windows as windows
 from optuna_softprune.graph._propagate import operation_name
 
 if TYPE_CHECKING:
-    from torch.fx import Node
+    from collections.abc import Sequence
 
     from optuna_softprune.graph._labels import Value
     from optuna_softprune.graph._propagate import Propagation, Rule
@@ -50,25 +53,33 @@ _NAMES: list[tuple[Rule, str]] = [
     (like, "zeros_like ones_like full_like empty_like clone contiguous detach alias to _to_copy type_as"),
     (like, "lift_fresh_copy dropout feature_dropout alpha_dropout feature_alpha_dropout"),
     (unlabelled, "new_zeros new_ones new_full new_empty _assert_tensor_metadata"),
-    (mixing.linear, "linear"),
-    (mixing.matmul, "matmul mm"),
+    (contraction.linear, "linear"),
+    (contraction.matmul, "matmul mm bmm"),
+    (contraction.addmm, "addmm baddbmm"),
+    (contraction.einsum, "einsum"),
+    (contraction.attention, "scaled_dot_product_attention"),
     (convolution.convolution, "conv1d conv2d conv3d"),
     (convolution.transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d"),
     (mixing.batch_norm, "batch_norm"),
     (mixing.instance_norm, "instance_norm"),
-    (mixing.layer_norm, "layer_norm"),
+    (mixing.layer_norm, "layer_norm rms_norm"),
     (mixing.group_norm, "group_norm"),
     (mixing.prelu, "prelu"),
-    (mixing.reduction, "mean sum prod amax amin max min var std var_mean std_mean any all argmax argmin"),
-    (mixing.reduction, "logsumexp softmax log_softmax cumsum cumprod"),
+    (mixing.reduction, "mean sum prod amax amin max min var std var_mean std_mean any all"),
+    (mixing.reduction, "logsumexp"),
+    (mixing.position, "argmax argmin"),
+    (mixing.accumulation, "softmax _softmax log_softmax cumsum cumprod logcumsumexp"),
     (mixing.norm_reduction, "norm linalg_vector_norm"),
-    (mixing.window(1), "max_pool1d max_pool1d_with_indices avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d"),
-    (mixing.window(1), "upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d"),
-    (mixing.window(2), "max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d"),
-    (mixing.window(2), "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d"),
-    (mixing.window(2), "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
-    (mixing.window(3), "max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d"),
-    (mixing.window(3), "upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d"),
+    (windows.window(1), "max_pool1d max_pool1d_with_indices adaptive_avg_pool1d adaptive_max_pool1d"),
+    (windows.window(1), "upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d"),
+    (windows.window(2), "max_pool2d max_pool2d_with_indices adaptive_avg_pool2d adaptive_max_pool2d"),
+    (windows.window(2), "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d"),
+    (windows.window(2), "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    (windows.window(3), "max_pool3d max_pool3d_with_indices adaptive_avg_pool3d adaptive_max_pool3d"),
+    (windows.window(3), "upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d"),
+    (windows.average(1), "avg_pool1d"),
+    (windows.average(2), "avg_pool2d"),
+    (windows.average(3), "avg_pool3d"),
     (moving.reshape, "view reshape flatten squeeze unsqueeze _unsafe_view"),
     (moving.unflatten, "unflatten"),
     (moving.same_on_labels, "permute transpose t numpy_T movedim swapaxes flip repeat tile repeat_interleave"),
@@ -83,6 +94,8 @@ _NAMES: list[tuple[Rule, str]] = [
     (moving.select, "select"),
     (moving.index, "index"),
     (moving.index_select, "index_select"),
+    (moving.gather, "gather"),
+    (moving.unfold, "unfold"),
     (moving.embedding, "embedding"),
     (moving.roll, "roll"),
     (moving.pad, "pad constant_pad_nd"),
@@ -91,14 +104,33 @@ _NAMES: list[tuple[Rule, str]] = [
 RULES: dict[str, Rule] = {name: rule for rule, names in _NAMES for name in names.split()}
 
 
-def rule_of(node: Node) -> Rule | None:
-    """Return the rule of a node's operation, or None if there is none."""
-    if node.target is operator.getitem:
+def rule_of(target: Any) -> Rule | None:
+    """Return the rule of an operation (the target of a node), or None if there is none."""
+    if target is operator.getitem:
         return getitem
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(target, torch._ops.OpOverload):
         return None
-    name = operation_name(node)
+    name = str(target.overloadpacket.__name__)
     plain = name if name in RULES else name.removesuffix("_")
     if plain in RULES:
         return RULES[plain]
-    return pointwise if torch.Tag.pointwise in node.target.tags else None
+    return pointwise if torch.Tag.pointwise in target.tags else None
+
+
+def has_rule(node: Node) -> bool:
+    """Whether the operation of a node has a rule, as it is used there."""
+    if operation_name(node) == "einsum":
+        return contraction.is_plain(str(node.args[0]))
+    return rule_of(node.target) is not None
+
+
+def mixed_axes(node: Node) -> Sequence[int]:
+    """Return the axes along which an operation relates elements to each other, but for what a contraction sums."""
+    name, rule = operation_name(node), rule_of(node.target)
+    if name.startswith(("conv", "avg_pool")):
+        rank, weight = node.meta["val"].dim(), node.args[1]
+        n = weight.meta["val"].dim() - 2 if isinstance(weight, Node) else int(name[-2])
+        return range(rank - n, rank)
+    if rule in (mixing.reduction, mixing.accumulation):
+        return mixing.mixed_axes(node, 1)
+    return mixing.mixed_axes(node, 2) if rule is mixing.norm_reduction else ()

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from optuna_softprune.graph._labels import Value, along, flat, layer
 from optuna_softprune.graph._rules_mixing import couple_bias, keeps_whole_groups
+from optuna_softprune.graph._rules_windows import slide, windows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
     from torch.fx import Node
 
     from optuna_softprune.graph._propagate import Propagation
+    from optuna_softprune.graph._rules_windows import Window
 
 
 def convolution(
@@ -26,7 +30,9 @@ def convolution(
     groups: int = 1,
 ) -> Value:
     """Convolve; weight (out, in / groups, *window)."""
-    return _convolve(p, node, x, weight, bias, groups, transposed=False)
+    n = len(p.shape(weight)) - 2
+    taps = windows(n, p.shape(weight)[2:], stride, padding, dilation)
+    return _convolve(p, node, x, weight, bias, groups, taps, transposed=False)
 
 
 def transposed_convolution(
@@ -42,16 +48,25 @@ def transposed_convolution(
     dilation: Any = 1,
 ) -> Value:
     """Convolve transposed; weight (in, out / groups, *window)."""
-    return _convolve(p, node, x, weight, bias, groups, transposed=True)
+    return _convolve(p, node, x, weight, bias, groups, (), transposed=True)
 
 
 def _convolve(
-    p: Propagation, node: Node, x: Node, weight: Node, bias: Node | None, groups: int, *, transposed: bool
+    p: Propagation,
+    node: Node,
+    x: Node,
+    weight: Node,
+    bias: Node | None,
+    groups: int,
+    taps: Sequence[Window],
+    *,
+    transposed: bool,
 ) -> Value:
     shape, weight_shape, x_shape = p.shape(node), p.shape(weight), p.shape(x)
     channel = len(shape) - len(weight_shape) + 1
     window = range(channel + 1, len(shape))
-    value = p.fix_along(p.value(x), window, "the window of a convolution")
+    slid, value = slide(p, node, x, taps)
+    value = p.fix_along(value, window, "the window of a convolution")
     width_in, passed = p.channel(value, channel, "the channels of a convolution")
     kernel = p.fix_along(p.value(weight), range(2, len(weight_shape)), "the window of a convolution")
     read, rest = p.channel(kernel, int(not transposed), "the input axis of a weight")
@@ -70,9 +85,9 @@ def _convolve(
     p.attribute(node, "out_channels", made)
     p.take_sides(weight, int(not transposed), int(transposed))
     whole = x if transposed else node
-    p.macs[node] = [(whole, a) for a in range(len(shape))] + [(weight, a) for a in range(1, len(weight_shape))]
+    p.macs[node] = [[(whole, a) for a in range(len(shape))] + [(weight, a) for a in range(1, len(weight_shape))]]
     layers = [layer(flat(found.labels, range(channel, len(shape)), shape)) for found in passed]
-    return (*layers, *([] if made is None else [along(made, channel, shape)]))
+    return (*layers, *slid, *([] if made is None else [along(made, channel, shape)]))
 
 
 def _lose_whole_groups(

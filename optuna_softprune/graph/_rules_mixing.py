@@ -1,48 +1,21 @@
-"""Rules of operations that compute with whole axes: contractions, normalisation, windows, reductions."""
+"""Rules of operations that compute with whole axes: normalisation and reductions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.fx import Node
+
 from optuna_softprune.graph._labels import Value, along, flat, layer
+
+COUNTED = "the forward pass counts positions along it"
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-    from torch.fx import Node
 
-    from optuna_softprune.graph._propagate import Propagation, Rule
-
-
-def linear(p: Propagation, node: Node, x: Node, weight: Node, bias: Node | None = None) -> Value:
-    """Compute y = x W^T + b: the last axis of x is tied to axis 1 of W; axis 0 of W becomes the last axis of y."""
-    return _contract(p, node, x, weight, bias, weight_in=1)
-
-
-def matmul(p: Propagation, node: Node, x: Node, weight: Node) -> Value:
-    """Compute y = x W with a matrix W (input, output). Products of activations in batches protect what they touch."""
-    if len(p.shape(weight)) != 2:
-        reason = f"`matmul` of batches has no rule (in `{p.module_path(node)}`)"
-        p.fix(p.value(x), reason)
-        p.fix(p.value(weight), reason)
-        return ()
-    return _contract(p, node, x, weight, None, weight_in=0)
-
-
-def _contract(p: Propagation, node: Node, x: Node, weight: Node, bias: Node | None, weight_in: int) -> Value:
-    shape, last = p.shape(node), len(p.shape(node)) - 1
-    width_in, passed = p.channel(p.value(x), len(p.shape(x)) - 1, "the input axis of a linear layer")
-    read, rest = p.channel(p.value(weight), weight_in, "the input axis of a weight")
-    made, rest = p.channel(rest, 1 - weight_in, "the output axis of a weight")
-    p.unite(width_in, read, p.origin(weight) if read is None else p.origin(x))
-    p.macs[node] = [(node, axis) for axis in range(len(shape))] + [(weight, weight_in)]
-    p.take_sides(weight, weight_in, 1 - weight_in)
-    couple_bias(p, made, bias, p.origin(weight))
-    p.attribute(node, "in_features", width_in)
-    p.attribute(node, "out_features", made)
-    layers = [layer(flat(found.labels, [last], shape)) for found in passed]
-    return (*layers, *([] if made is None else [along(made, last, shape)]))
+    from optuna_softprune.graph._propagate import Propagation
 
 
 def couple_bias(p: Propagation, made: Tensor | None, bias: Node | None, origin: str) -> None:
@@ -150,9 +123,9 @@ def layer_norm(
     bias: Node | None = None,
     *settings: Any,
 ) -> Value:
-    """Normalise over the last axes; what is removed leaves the statistics of what is kept."""
+    """Normalise over the last axes, by the mean and variance or the root mean square of what is kept."""
     shape = p.shape(x)
-    operands = [each for each in (x, weight, bias) if each is not None]
+    operands = [each for each in (x, weight, bias) if isinstance(each, Node)]
     value = p.elementwise(operands, shape)
     lead = len(shape) - len(normalized_shape)
     for found in value:
@@ -162,25 +135,28 @@ def layer_norm(
     return value
 
 
-def window(n: int) -> Rule:
-    """Return the rule of an operation that mixes positions along the last `n` axes: pooling, interpolation."""
-
-    def rule(p: Propagation, node: Node, x: Node, *settings: Any, **more: Any) -> Value | list[Value]:
-        rank = len(p.shape(x))
-        return _mixed(p, node, x, range(rank - n, rank), "the window of a pooling or an interpolation")
-
-    return rule
-
-
 def reduction(p: Propagation, node: Node, x: Node, dim: Any = None, *settings: Any, **more: Any) -> Value | list[Value]:
-    """Reduce or accumulate over axes, all of them if `dim` is None or empty."""
+    """Reduce over axes, all of them if `dim` is None or empty: to a statistic of what is kept along them."""
     if hasattr(dim, "meta"):  # `max(x, y)` of two tensors is element by element
         return p.elementwise([x, dim], p.shape(node))
-    rank = len(p.shape(x))
-    if isinstance(dim, bool):  # `var(x, unbiased)` has no `dim`
-        dim = None
-    dims = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-    return _mixed(p, node, x, [axis % rank for axis in dims], "a reduction over the axis")
+    axes = _axes(len(p.shape(x)), dim)
+    left = p.summed(p.value(x), axes)
+    results = to_outputs(node, left, axes, len(p.shape(x)))
+    positions = isinstance(results, list) and not _is_floating(node.meta["val"][1])
+    if positions and any(user.args[1] == 1 and user.users for user in node.users):
+        p.fix_along(p.value(x), axes, COUNTED)
+    return results
+
+
+def position(p: Propagation, node: Node, x: Node, dim: Any = None, *settings: Any) -> Value | list[Value]:
+    """Return where something stands along an axis, which therefore stays."""
+    axes = _axes(len(p.shape(x)), dim)
+    return to_outputs(node, p.fix_along(p.value(x), axes, COUNTED), axes, len(p.shape(x)))
+
+
+def accumulation(p: Propagation, node: Node, x: Node, *settings: Any, **more: Any) -> Value:
+    """Relate each element to others along an axis: to those that are kept."""
+    return p.value(x)
 
 
 def norm_reduction(
@@ -190,17 +166,34 @@ def norm_reduction(
     return reduction(p, node, x, dim)
 
 
-def _mixed(p: Propagation, node: Node, x: Node, axes: Sequence[int], reason: str) -> Value | list[Value]:
-    """Keep the length of `axes`, along which values are mixed; the others pass to every output."""
-    passed = p.fix_along(p.value(x), axes, reason)
-    rank = len(p.shape(x))
+def mixed_axes(node: Node, position: int) -> Sequence[int]:
+    """Return the axes along which an operation relates elements to each other; argument `position` states them."""
+    x: Any = node.args[0]
+    dim = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
+    return () if isinstance(dim, Node) else _axes(len(x.meta["val"].shape), dim)
+
+
+def _axes(rank: int, dim: Any) -> Sequence[int]:
+    """Return the axes that an argument `dim` of a tensor with `rank` axes states."""
+    if isinstance(dim, bool):  # `var(x, unbiased)` has no `dim`
+        dim = None
+    dims = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    return [axis % rank for axis in dims]
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def to_outputs(node: Node, left: Value, axes: Sequence[int], rank: int) -> Value | list[Value]:
+    """Return what passes to every output of layers that do not vary along `axes`."""
     found = node.meta["val"]
     results = []
     for out in found if isinstance(found, (list, tuple)) else [found]:
         if out.dim() == rank:
-            spread = [flat(each.labels, axes, out.shape) for each in passed]
+            spread = [flat(each.labels, axes, out.shape) for each in left]
         else:
-            spread = [_without(each.labels, axes).expand(tuple(out.shape)) for each in passed]
+            spread = [_without(each.labels, axes).expand(tuple(out.shape)) for each in left]
         results.append(tuple(layer(labels) for labels in spread))
     return results if isinstance(found, (list, tuple)) else results[0]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from optuna_softprune.graph._labels import Layer, Value, layer, vector
+from optuna_softprune.graph._labels import Layer, Value, along, flat, is_open, layer, vector
+from optuna_softprune.graph._rules_mixing import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from optuna_softprune.graph._propagate import Propagation
 
-COUNTED = "the forward pass counts positions along it"
 PIECES = "pieces that must stay alike"
 
 
@@ -66,8 +66,11 @@ def unflatten(p: Propagation, node: Node, x: Node, dim: int, sizes: Sequence[int
 
 
 def expand(p: Propagation, node: Node, x: Node, *args: Any, **kwargs: Any) -> Value:
-    """Broadcast to the shape of the output."""
-    return _map(p.value(x), lambda labels: labels.expand(p.shape(node)))
+    """Broadcast to the shape of the output; the axes that this makes longer follow whatever they meet."""
+    shape = p.shape(node)
+    own = [1] * (len(shape) - len(p.shape(x))) + list(p.shape(x))
+    follow = [along(-torch.arange(1, shape[a] + 1), a, shape) for a in range(len(shape)) if own[a] == 1 < shape[a]]
+    return (*_map(p.value(x), lambda labels: labels.expand(shape)), *follow)
 
 
 def cat(p: Propagation, node: Node, sources: Sequence[Node], dim: int = 0) -> Value:
@@ -103,6 +106,8 @@ def _joined(p: Propagation, parts: Sequence[Value], shapes: Sequence[tuple[int, 
             taken.add(meets[0])
     joined = []
     for known in layers:
+        if len(known) < len(parts) and any(is_open(found) for found in known.values()):
+            continue
         pieces = [
             known[i].labels if i in known else torch.zeros(1, dtype=torch.int64).expand(shape)
             for i, shape in enumerate(shapes)
@@ -218,6 +223,22 @@ def index(p: Propagation, node: Node, x: Node, indices: Sequence[Node | None]) -
 def index_select(p: Propagation, node: Node, x: Node, dim: int, indices: Node) -> Value:
     """Index one axis with a vector."""
     return index(p, node, x, [None] * (dim % len(p.shape(x))) + [indices])
+
+
+def gather(p: Propagation, node: Node, x: Node, dim: int, indices: Node, **more: Any) -> Value:
+    """Read along `dim` at indices (as many axes as `x`) that follow `x` along all other axes."""
+    axis, shape = dim % len(p.shape(x)), p.shape(node)
+    cut = [a for a, length in enumerate(p.shape(x)) if a != axis and length != shape[a]]
+    value = p.fix_along(p.value(x), [axis, *cut], COUNTED)
+    read = _map(value, lambda labels: flat(labels, [axis, *cut], shape))
+    once = tuple(1 if a == axis else length for a, length in enumerate(shape))
+    return p.combine([(read, once, p.origin(x)), (p.value(indices), shape, p.origin(indices))], shape)
+
+
+def unfold(p: Propagation, node: Node, x: Node, dim: int, size: int, step: int) -> Value:
+    """Cut an axis, which keeps its length, into windows along a new last axis."""
+    value = p.fix_along(p.value(x), [dim % len(p.shape(x))], COUNTED)
+    return _map(value, lambda labels: labels.unfold(dim, size, step))
 
 
 def embedding(p: Propagation, node: Node, weight: Node, indices: Node, *settings: Any) -> Value:

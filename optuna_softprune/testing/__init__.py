@@ -3,7 +3,8 @@
 from optuna_softprune.testing._problems import AnalyticProblem, analytic_problem, analytic_problems
 from optuna_softprune.testing._random_network import RandomNetwork, Step
 from optuna_softprune.testing._weights import randomise
-from optuna_softprune.testing._zoo import ZOO, ZooNetwork
+from optuna_softprune.testing._zoo import ZOO
+from optuna_softprune.testing._zoo_network import ZooNetwork
 
 __all__ = [
     "ZOO",

@@ -603,22 +603,3 @@ class CountedSlices(nn.Module):
         x = self.fc(x)
         y: Tensor = self.few(x[:, :3]) + self.rest(torch.cat([x[:, 3:]], 1))
         return y
-
-
-class Attention(nn.Module):
-    """A softmax over products of activations has no rule yet: it protects what it touches, nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(4, 6)
-        self.qkv = nn.Linear(6, 9)
-        self.out = nn.Linear(3, 6)
-        self.up = nn.Linear(6, 8)
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        q, k, v = self.qkv(x).chunk(3, -1)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v))
-        y: Tensor = self.head(F.relu(self.up(x)))
-        return y

@@ -1,0 +1,109 @@
+"""Choices between axes of which only one can shrink, made one after the other, each when all labels have settled.
+
+A tensor from which whole slices are removed stays a box: each of its layers may vary along one axis in the end. Which
+one is clear where a unit of another tensor meets it. Where it is not, a choice is open until no label changes any
+more, since labels that differ at first are often united elsewhere. What an open choice makes carries negative labels,
+which no union and no protection touches.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from optuna_softprune.graph._labels import Layer, flat
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Kind(enum.IntEnum):
+    """What is chosen; the first kind is settled before the next."""
+
+    SUM = 1  # summed over some of the axes: the others are kept, whole slices of what is summed go
+    MEET = 2  # element by element with a layer that varies along fewer axes
+    BOX = 3  # a tensor must be a box, for no other reason
+
+
+class Choice(NamedTuple):
+    """One open choice.
+
+    Attributes:
+        kind: What is chosen.
+        key: Which choice it is, the same in every pass.
+        found: The layer.
+        options: Axes along which it may go on to vary, the preferred first.
+    """
+
+    kind: Kind
+    key: Hashable
+    found: Layer
+    options: Sequence[frozenset[int]]
+
+
+class Choices:
+    """The choices that are made, and those that the last pass left open."""
+
+    def __init__(self) -> None:
+        self.made: dict[Hashable, frozenset[int]] = {}
+        self._open: list[Choice] = []
+
+    def begin(self) -> None:
+        """Forget the open choices of the pass before."""
+        self._open = []
+
+    def ask(self, choice: Choice) -> frozenset[int] | None:
+        """Return the axes that were chosen, or None if that is open."""
+        if choice.key not in self.made:
+            self._open.append(choice)
+        return self.made.get(choice.key)
+
+    def make(self, labels: int, protected: NDArray[np.int64]) -> bool:
+        """Make the first open choices, none of which has a label in common with another; return whether there are any.
+
+        Args:
+            labels: Number of labels.
+            protected: Labels that are protected as things stand.
+        """
+        kind = min((each.kind for each in self._open), default=None)
+        touched, fixed = np.zeros(labels, bool), np.zeros(labels, bool)
+        fixed[protected] = True
+        for each in self._open:
+            if each.kind is not kind:
+                continue
+            own = each.found.labels.numpy()
+            own = np.unique(own[own > 0])
+            if not touched[own].any():
+                touched[own] = True
+                self.made[each.key] = _best(each, fixed)
+        return kind is not None
+
+
+def _best(choice: Choice, fixed: NDArray[np.bool_]) -> frozenset[int]:
+    """Return the option that leaves most units, of a box; of other kinds the first that leaves any."""
+    if len(choice.options) == 1:
+        return choice.options[0]
+    left = [_units_left(choice.found, kept, fixed) for kept in choice.options]
+    if choice.kind is Kind.BOX:
+        left = left if any(left) else [_units_left(choice.found, kept, np.zeros_like(fixed)) for kept in choice.options]
+        return choice.options[int(np.argmax(left))]
+    return next((kept for kept, units in zip(choice.options, left, strict=True) if units), choice.options[0])
+
+
+def _units_left(found: Layer, kept: frozenset[int], fixed: NDArray[np.bool_]) -> int:
+    """Return how many units a layer has if it varies along `kept` only."""
+    once = flat(found.labels, [a for a in range(found.labels.dim()) if a not in found.axes], [-1] * found.labels.dim())
+    order = [*sorted(kept), *(a for a in range(once.dim()) if a not in kept)]
+    rows = once.permute(order).reshape(int(np.prod([once.shape[a] for a in kept])), -1).numpy()
+    free = rows[~(fixed[np.maximum(rows, 0)] | (rows <= 0)).any(axis=1)]
+    return len(np.unique(free[:, 0])) if free.size else 0
+
+
+def opened(labels: Tensor) -> Tensor:
+    """Return open labels in place of `labels`: they vary alike, but nothing is united with them."""
+    return -labels.abs()

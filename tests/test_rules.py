@@ -1,0 +1,113 @@
+"""What has no rule of its own is made of what has one, and what is meant by removing where channels are mixed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import torch.nn.functional as F
+from checks import assert_removed_equals_masked
+from torch import Tensor, nn
+
+from optuna_softprune import PruningSpace
+from optuna_softprune.testing import randomise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Between(nn.Module):
+    """A function of tokens (N, 4, 6) between two layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(3, 6), nn.Linear(6, 2), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.function(torch.tanh(self.a(x))))
+        return y
+
+
+SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "and": lambda x: x * ((x > 0) & (x < 1)),
+    "or": lambda x: x * ((x > 0) | (x < -1)),
+    "view_as": lambda x: x.flatten(0, 1).view_as(x),
+    "reshape_as": lambda x: x.flatten(0, 1).reshape_as(x),
+    "concat": lambda x: torch.concat([x, x], 1),
+    "narrow": lambda x: x.narrow(1, 0, 4),
+    "tensor_split": lambda x: torch.cat(torch.tensor_split(x, 2, 1), 1),
+    "moveaxis": lambda x: x.moveaxis(1, 2).moveaxis(2, 1),
+    "swapdims": lambda x: x.swapdims(1, 2).swapdims(1, 2),
+    "mT": lambda x: x.mT.sin().mT,
+    "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x.mean(1, True))[1] + x,
+    "special": lambda x: torch.special.expit(x) + torch.special.erf(x),
+    "gather": lambda x: x.gather(1, torch.zeros_like(x, dtype=torch.long)),
+    "take_along_dim": lambda x: x.take_along_dim(torch.zeros_like(x, dtype=torch.long), 1),
+    "unfold": lambda x: x.unfold(1, 2, 2).mean(-1),
+    "cosine_similarity": lambda x: x * F.cosine_similarity(x[:, :2], x[:, 2:], dim=2).mean(1)[:, None, None],
+    "tril": lambda x: torch.ones(4, 4).to(x).tril() @ x,
+    "einsum of three": lambda x: torch.einsum("bic,bjc,bkc->bic", x, x, x),
+    "tensordot": lambda x: torch.tensordot(torch.ones(5, 4).to(x), x, dims=([1], [1])).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_of_an_operation_with_a_rule_is_pruned(name: str) -> None:
+    model = randomise(Between(SPELLINGS[name]))
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.size) for group in space.groups] == [("a", 6)]
+    assert_removed_equals_masked(space, model, (x,))
+
+
+class Products(nn.Module):
+    """Bare matrices, in products that are fused with a sum, by index letters, and plain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([torch.randn(3, 6), torch.randn(6, 5), torch.randn(5, 4), torch.randn(2, 4)])
+        self.b = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(torch.addmm(self.b, x, self.w[0], beta=0.5))
+        x = torch.einsum("bi,io->bo", x, self.w[1]).sin()
+        x = torch.einsum("io,bi->ob", self.w[2], x).sin()
+        return torch.inner(x.t(), self.w[3])
+
+
+def test_bare_matrices_in_products_of_all_kinds_are_pruned() -> None:
+    model = randomise(Products())
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    # `einsum` multiplies over a single index without what the counter of torch calls a product.
+    space = PruningSpace(model, (x,), min_units=2)
+    assert [(group.name, group.size) for group in space.groups] == [("w.0", 6), ("w.1", 5), ("w.2", 4)]
+    assert_removed_equals_masked(space, model, (x,))
+
+
+def test_where_the_largest_channel_stands_keeps_all_channels() -> None:
+    model = randomise(Between(lambda x: x * x.max(2, keepdim=True).indices))
+    with pytest.raises(ValueError, match="the forward pass counts positions along it"):
+        PruningSpace(model, (torch.randn(2, 4, 3),))
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_residual_stream_is_pruned_whatever_the_number_of_tokens(tokens: int) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.token = nn.Linear(3, 8), nn.Parameter(torch.randn(1, 1, 8))
+            self.position = nn.Parameter(torch.randn(1, tokens + 1, 8))
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.token.expand(len(x), -1, -1), self.stem(x)], 1) + self.position
+            y: Tensor = self.head(x[:, 0] + x.mean(1))
+            return y
+
+    model = randomise(Tokens())
+    x = torch.randn(2, tokens, 3, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (x,))
+    (group,) = space.groups
+    assert group.size == 8
+    assert_removed_equals_masked(space, model, (x,))
