@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Kind(enum.IntEnum):
     """What is chosen; the first kind is settled before the next."""
 
+    TWIN = 0  # two layers along one axis: one of them
     SUM = 1  # summed over some of the axes: the others are kept, whole slices of what is summed go
     MEET = 2  # element by element with a layer that varies along fewer axes
     BOX = 3  # a tensor must be a box, for no other reason
@@ -36,29 +37,27 @@ class Choice(NamedTuple):
     Attributes:
         kind: What is chosen.
         key: Which choice it is, the same in every pass.
-        found: The layer.
-        options: Axes along which it may go on to vary, the preferred first.
+        options: Layers, each with axes along which it may go on to vary, the preferred first.
     """
 
     kind: Kind
     key: Hashable
-    found: Layer
-    options: Sequence[frozenset[int]]
+    options: Sequence[tuple[Layer, frozenset[int]]]
 
 
 class Choices:
     """The choices that are made, and those that the last pass left open."""
 
     def __init__(self) -> None:
-        self.made: dict[Hashable, frozenset[int]] = {}
+        self.made: dict[Hashable, int] = {}
         self._open: list[Choice] = []
 
     def begin(self) -> None:
         """Forget the open choices of the pass before."""
         self._open = []
 
-    def ask(self, choice: Choice) -> frozenset[int] | None:
-        """Return the axes that were chosen, or None if that is open."""
+    def ask(self, choice: Choice) -> int | None:
+        """Return which option was chosen, or None if that is open."""
         if choice.key not in self.made:
             self._open.append(choice)
         return self.made.get(choice.key)
@@ -76,23 +75,22 @@ class Choices:
         for each in self._open:
             if each.kind is not kind:
                 continue
-            own = each.found.labels.numpy()
-            own = np.unique(own[own > 0])
+            own = np.unique(np.concatenate([np.unique(found.labels.numpy()) for found, _ in each.options]))
+            own = own[own > 0]
             if not touched[own].any():
                 touched[own] = True
                 self.made[each.key] = _best(each, fixed)
         return kind is not None
 
 
-def _best(choice: Choice, fixed: NDArray[np.bool_]) -> frozenset[int]:
-    """Return the option that leaves most units, of a box; of other kinds the first that leaves any."""
-    if len(choice.options) == 1:
-        return choice.options[0]
-    left = [_units_left(choice.found, kept, fixed) for kept in choice.options]
-    if choice.kind is Kind.BOX:
-        left = left if any(left) else [_units_left(choice.found, kept, np.zeros_like(fixed)) for kept in choice.options]
-        return choice.options[int(np.argmax(left))]
-    return next((kept for kept, units in zip(choice.options, left, strict=True) if units), choice.options[0])
+def _best(choice: Choice, fixed: NDArray[np.bool_]) -> int:
+    """Return the option that leaves most units; of what is summed or meets another the first that leaves any."""
+    left = [_units_left(found, kept, fixed) for found, kept in choice.options]
+    if choice.kind in (Kind.SUM, Kind.MEET):
+        return next((i for i, units in enumerate(left) if units), 0)
+    if not any(left):
+        left = [_units_left(found, kept, np.zeros_like(fixed)) for found, kept in choice.options]
+    return int(np.argmax(left))
 
 
 def _units_left(found: Layer, kept: frozenset[int], fixed: NDArray[np.bool_]) -> int:

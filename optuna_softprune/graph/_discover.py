@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.int64]
 
 
+# What a module calls its weight, or what it computes that from: parametrisations, `weight_norm`, `nn.utils.prune`.
+WEIGHT_NAMES = frozenset(["weight", "weight_g", "weight_v", "weight_orig", "parametrised"])
+
+
 def discover(model: nn.Module, exported: ExportedGraph, components: Mapping[str, nn.Module]) -> Network:
     """Return the groups of `model`, as its exported graph couples them."""
     propagation = Propagation(model, exported, rule_of)
@@ -134,8 +138,8 @@ def _groups(
 
 def _name(tensor: str) -> str:
     """Name a group after the module whose weight makes its activations, or after that parameter."""
-    module, _, leaf = tensor.rpartition(".")
-    return module if module and leaf == "weight" else tensor
+    module, _, leaf = tensor.replace(".parametrizations.weight.", ".parametrised ").rpartition(".")
+    return module if module and leaf.split(" ")[0] in WEIGHT_NAMES else tensor
 
 
 def _unique(names: list[str]) -> list[str]:

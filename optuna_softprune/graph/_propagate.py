@@ -103,23 +103,35 @@ class Propagation:
             elif is_open(twin) and not is_open(found):
                 kept = [found if other is twin else other for other in kept]
             elif not is_open(found):
-                self.labels.unite(twin.labels, found.labels, "coupled to a width that cannot shrink")
+                kept = [self._one_of(twin, found) if other is twin else other for other in kept]
         return tuple(self._box(found) for found in kept)
+
+    def _one_of(self, first: Layer, second: Layer) -> Layer:
+        """Return which of two layers that vary along one axis can shrink; it is open until that is known."""
+        options = [(each, frozenset(each.axes)) for each in (first, second)]
+        if first.axes == second.axes and torch.equal(first.labels, second.labels):
+            return first
+        chosen = self._ask(Kind.TWIN, options)
+        if chosen is None:
+            return first._replace(labels=opened(first.labels))
+        self.labels.protect(options[1 - chosen][0].labels, "meets what varies along the same axis")
+        return options[chosen][0]
 
     def _box(self, found: Layer) -> Layer:
         """Let a layer vary along one axis only, where that is chosen."""
         if len(found.axes) == 1 or is_open(found):
             return found
-        chosen = self._ask(Kind.BOX, found, [frozenset([axis]) for axis in found.axes])
+        chosen = self._ask(Kind.BOX, [(found, frozenset([axis])) for axis in found.axes])
         if chosen is None or self._node is None:
             return found
-        others = [axis for axis in found.axes if axis not in chosen]
+        others = [axis for i, axis in enumerate(found.axes) if i != chosen]
         left = self.fix_along([found], others, f"a tensor of `{self.module_path(self._node)}` must stay a box")
         return next(iter(left), found)
 
-    def _ask(self, kind: Kind, found: Layer, options: Sequence[frozenset[int]]) -> frozenset[int] | None:
-        """Return the axes along which a layer that this node reads or makes goes on to vary; None: not known yet."""
-        return self._choices.ask(Choice(kind, (self._node, kind, found.axes, tuple(options)), found, options))
+    def _ask(self, kind: Kind, options: Sequence[tuple[Layer, frozenset[int]]]) -> int | None:
+        """Return which of some layers goes on to vary, and along which axes; None: not known yet."""
+        key = (self._node, kind, *((found.axes, kept) for found, kept in options))
+        return self._choices.ask(Choice(kind, key, options))
 
     # What rules read.
 
@@ -226,7 +238,7 @@ class Propagation:
                 continue
             if not inside:
                 left.append(found)
-            elif is_open(found) or self._ask(Kind.SUM, found, [outside]) is None:
+            elif is_open(found) or self._ask(Kind.SUM, [(found, outside)]) is None:
                 left.append(layer(opened(flat(found.labels, inside, found.labels.shape))))
             else:
                 left += self.fix_along([found], inside, "whole slices of a sum")
@@ -306,15 +318,16 @@ class Propagation:
         options = list(dict.fromkeys(frozenset(found.axes) for found in fewer))
         if len(options) == 1:
             options.append(frozenset(first.axes) - options[0])
-        chosen = self._ask(Kind.MEET, first, options)
+        chosen = self._ask(Kind.MEET, [(first, kept) for kept in options])
         if chosen is None:
             return (first,)
+        kept = options[chosen]
         for found in fewer:
-            if chosen.issuperset(found.axes):
+            if kept.issuperset(found.axes):
                 self.labels.unite(first.labels, found.labels, reason)
             else:
                 self.labels.protect(found.labels, reason)
-        return self.fix_along([first], [axis for axis in first.axes if axis not in chosen], reason)
+        return self.fix_along([first], [axis for axis in first.axes if axis not in kept], reason)
 
     def take_sides(self, weight: Node, read: int, made: int) -> None:
         """Note that axis `read` of a weight reads activations and axis `made` makes them."""

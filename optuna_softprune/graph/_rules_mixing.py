@@ -44,8 +44,8 @@ def batch_norm(
     var: Node | None,
     *settings: Any,
 ) -> Value:
-    """Normalise each channel (axis 1) over all other axes."""
-    return _per_channel(p, node, x, [weight, bias, mean, var], mixed=[0, *range(2, len(p.shape(x)))])
+    """Normalise each channel (axis 1), by stored statistics or by those of what is kept along all other axes."""
+    return _per_channel(p, node, x, [weight, bias, mean, var])
 
 
 def instance_norm(
@@ -58,21 +58,20 @@ def instance_norm(
     var: Node | None,
     *settings: Any,
 ) -> Value:
-    """Normalise each channel (axis 1) of each sample over the axes behind it."""
-    return _per_channel(p, node, x, [weight, bias, mean, var], mixed=range(2, len(p.shape(x))))
+    """Normalise each channel (axis 1) of each sample over what is kept along the axes behind it."""
+    return _per_channel(p, node, x, [weight, bias, mean, var])
 
 
-def _per_channel(p: Propagation, node: Node, x: Node, vectors: Sequence[Node | None], mixed: Sequence[int]) -> Value:
-    width, passed = _with_channel_vectors(p, x, vectors, mixed)
+def _per_channel(p: Propagation, node: Node, x: Node, vectors: Sequence[Node | None]) -> Value:
+    width, passed = _with_channel_vectors(p, x, p.value(x), vectors)
     p.attribute(node, "num_features", width)
     return (*passed, *([] if width is None else [along(width, 1, p.shape(x))]))
 
 
 def _with_channel_vectors(
-    p: Propagation, x: Node, vectors: Sequence[Node | None], mixed: Sequence[int]
+    p: Propagation, x: Node, value: Value, vectors: Sequence[Node | None]
 ) -> tuple[Tensor | None, Value]:
     """Unite the channels (axis 1) of `x` with vectors (channels,); return them and the other layers of x."""
-    value = p.fix_along(p.value(x), mixed, "the axes over which a norm takes its statistics")
     width, passed = p.channel(value, 1, "the channels of a norm")
     for each in vectors:
         if each is not None:
@@ -85,7 +84,7 @@ def prelu(p: Propagation, node: Node, x: Node, weight: Node) -> Value:
     """Scale what is negative, by channel (axis 1) or with one number."""
     if p.shape(weight) == (1,):
         return p.value(x)
-    result = _per_channel(p, node, x, [weight], mixed=[])
+    result = _per_channel(p, node, x, [weight])
     p.attribute(node, "num_parameters", p.channel(result, 1, "")[0])
     return result
 
@@ -101,7 +100,8 @@ def group_norm(
 ) -> Value:
     """Normalise groups of channels (axis 1): whole groups go, or the same position of every group."""
     shape = p.shape(x)
-    width, passed = _with_channel_vectors(p, x, [weight, bias], range(2, len(shape)))
+    value = p.fix_along(p.value(x), range(2, len(shape)), "the axes over which a norm takes its statistics")
+    width, passed = _with_channel_vectors(p, x, value, [weight, bias])
     if width is None:
         return passed
     by_group = width.reshape(groups, -1)

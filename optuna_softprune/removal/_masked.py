@@ -7,7 +7,6 @@ so what they make of a removed channel is never looked at.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from optuna_softprune.graph import mixed_axes, operation_name
+from optuna_softprune.removal._masked_norms import NORMS
 from optuna_softprune.removal._remove import kept_indices
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _run(node: Node, values: Mapping[Node, Any], network: Network, kept: Kept) -
         if name == "scaled_dot_product_attention":
             args = _of_kept_keys(node, args, network, kept)
     if name in NORMS and (masks := _masks(node.args[0], network, kept)):
-        return NORMS[name](masks, *args, **kwargs)
+        return NORMS[name](operation, masks, *args, **kwargs)
     if axes := mixed_axes(node):
         return _over_kept(node, axes, args, kwargs, network, kept)
     return operation(*args, **kwargs)
@@ -141,74 +141,3 @@ def _masks(node: Any, network: Network, kept: Kept) -> dict[int, Tensor]:
             view[axis] = -1
             masks[axis] = torch.from_numpy(stays).view(view)
     return masks
-
-
-def _normalised(x: Tensor, stays: Tensor, axes: list[int], eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps) with the moments of what stays, over `axes`."""
-    stays = stays.expand(x.shape)
-    weight = stays.to(x.dtype)
-    count = weight.sum(axes, keepdim=True).clamp(min=1)
-    x = torch.where(stays, x, torch.zeros((), dtype=x.dtype))
-    mean = x.sum(axes, keepdim=True) / count
-    var = ((x - mean) ** 2 * weight).sum(axes, keepdim=True) / count
-    normalised: Tensor = (x - mean) / (var + eps).sqrt()
-    return normalised
-
-
-def _layer_norm(
-    masks: Mapping[int, Tensor],
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Tensor:
-    axes = range(x.dim() - len(normalized_shape), x.dim())
-    stays = torch.ones((1,) * x.dim(), dtype=torch.bool)
-    for axis in axes:
-        if axis in masks:
-            stays = stays & masks[axis]
-    y = _normalised(x, stays, list(axes), eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
-
-
-def _group_norm(
-    masks: Mapping[int, Tensor],
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    stays = masks.get(1, torch.ones((1, 1), dtype=torch.bool)).reshape(-1)
-    grouped = x.reshape(x.shape[0], groups, -1)
-    each = math.prod(x.shape[2:])
-    stays = stays.expand(x.shape[1]).repeat_interleave(each).reshape(1, groups, -1)
-    y = _normalised(grouped, stays, [2], eps).reshape(x.shape)
-    view = (1, -1, *[1] * (x.dim() - 2))
-    y = y if weight is None else y * weight.view(view)
-    return y if bias is None else y + bias.view(view)
-
-
-def _rms_norm(
-    masks: Mapping[int, Tensor],
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    axes = range(x.dim() - len(normalized_shape), x.dim())
-    stays = torch.ones(x.shape, dtype=torch.bool)
-    for axis in axes:
-        if axis in masks:
-            stays = stays & masks[axis]
-    squares = torch.where(stays, x * x, torch.zeros((), dtype=x.dtype))
-    mean = squares.sum(tuple(axes), keepdim=True) / stays.sum(tuple(axes), keepdim=True)
-    y = x / (mean + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt()
-    return y if weight is None else y * weight
-
-
-NORMS: dict[str, Any] = {"layer_norm": _layer_norm, "group_norm": _group_norm, "rms_norm": _rms_norm}

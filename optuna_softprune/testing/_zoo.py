@@ -8,6 +8,7 @@ from optuna_softprune.testing import _modules as nets
 from optuna_softprune.testing._zoo_attention import ATTENTION
 from optuna_softprune.testing._zoo_network import ZooNetwork, normal
 from optuna_softprune.testing._zoo_statistics import STATISTICS
+from optuna_softprune.testing._zoo_weights import WEIGHTS
 
 ZOO: tuple[ZooNetwork, ...] = (
     ZooNetwork(
@@ -345,4 +346,5 @@ ZOO: tuple[ZooNetwork, ...] = (
     ),
     *ATTENTION,
     *STATISTICS,
+    *WEIGHTS,
 )
