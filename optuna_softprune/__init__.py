@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from optuna_softprune._errors import (
+    CalibrationWarning,
     ExportError,
     InfeasibleTargetError,
     ModeWarning,
@@ -20,6 +21,7 @@ from optuna_softprune.coefficients import LatticeConstraint, SparsityConstraint
 from optuna_softprune.graph import Group, Protected, Side, Slices
 from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, ReconstructionError, Taylor
 from optuna_softprune.objective import PruningObjective, Requirement
+from optuna_softprune.reconstruction import LeastSquares
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
 __version__ = version("optuna-softprune")
@@ -27,11 +29,13 @@ __version__ = version("optuna-softprune")
 __all__ = [
     "ActivationEnergy",
     "Calibration",
+    "CalibrationWarning",
     "ExportError",
     "Group",
     "Importance",
     "InfeasibleTargetError",
     "LatticeConstraint",
+    "LeastSquares",
     "Magnitude",
     "ModeWarning",
     "NothingToPruneError",

@@ -39,6 +39,10 @@ class UnusedParameterWarning(SoftPruneWarning):
     """Parameters take no part in the forward pass in eval mode, so nothing is known of them."""
 
 
+class CalibrationWarning(SoftPruneWarning):
+    """Calibration data says little of a layer."""
+
+
 class VerificationWarning(SoftPruneWarning):
     """The test that removing units equals masking them could see little."""
 

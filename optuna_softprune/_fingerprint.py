@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optuna_softprune.graph import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
     from optuna_softprune.graph import Group
 
 
-def fingerprint(model: nn.Module, groups: Sequence[Group], lattice: Lattice, importance: str) -> dict[str, Any]:
+def fingerprint(
+    model: nn.Module, groups: Sequence[Group], lattice: Lattice, settings: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what makes a search space the one that a study belongs to, as JSON; each value is below 60 kB.
 
     Args:
         model: The dense network.
         groups: Its groups.
         lattice: Their coefficients.
-        importance: How units are ranked, as text.
+        settings: How units are ranked and weights refitted, as text.
     """
     return {
         "groups": _brief({group.name: group.size for group in groups}),
         "components": _brief(sorted({name for group in groups for name in group.components})),
         "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
         "weights": digest(model),
-        "importance": _without_addresses(importance),
+        **{name: _without_addresses(text) for name, text in settings.items()},
     }
 
 

@@ -34,11 +34,15 @@ from optuna_softprune.graph import (
     working_copy,
 )
 from optuna_softprune.importance import Importance, Magnitude, checked_scores
-from optuna_softprune.removal import Kept, Verifier, protect_what_fails, remove
+from optuna_softprune.reconstruction import LeastSquares, Sliced
+from optuna_softprune.removal import Verifier, protect_what_fails, remove
 
 if TYPE_CHECKING:
     import optuna
     from torch import nn
+
+    from optuna_softprune.graph import Kept
+    from optuna_softprune.reconstruction import Weights
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -68,6 +72,8 @@ class PruningSpace:
             scale or shift is offered. What they only read may still shrink.
         round_to: Groups keep all their units, or a multiple of this number of them. At least 1.
         min_units: Units that every group keeps. At least 1.
+        reconstruction: How the weights that read what is pruned are refitted. `prune`, and all that is evaluated, then
+            mean the refitted network. Default: what is kept of the dense weights.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or the model of a kind that cannot be pruned.
@@ -87,11 +93,12 @@ class PruningSpace:
         ignored: Sequence[str] = (),
         round_to: int = 1,
         min_units: int = 1,
+        reconstruction: LeastSquares | None = None,
     ) -> None:
         self._model = unwrapped(model)
         importance = Magnitude() if importance is None else importance
         example_kwargs = {} if example_kwargs is None else example_kwargs
-        check_arguments(example_inputs, example_kwargs, importance, round_to, min_units)
+        check_arguments(example_inputs, example_kwargs, importance, round_to, min_units, reconstruction)
         components = checked_components(self._model, components)
         if self._model.training:
             warnings.warn(
@@ -118,7 +125,10 @@ class PruningSpace:
             component: [name for name, held in self._model.named_parameters() if id(held) in _ids(module)]
             for component, module in components.items()
         }
-        self._importance = repr(importance)
+        self._settings = {"importance": repr(importance), "reconstruction": repr(reconstruction)}
+        self._weights: Weights = (
+            Sliced(self._network) if reconstruction is None else reconstruction.fitted(self._model, self._network)
+        )
         self.scores: Final = checked_scores(importance, self._model, self.groups)
         self._set_order([np.argsort(scores, kind="stable") for scores in self.scores])
 
@@ -192,22 +202,27 @@ class PruningSpace:
     def prune(self, c: Coefficients) -> nn.Module:
         """Return a new network of the user's own class without the units that `c` removes.
 
-        It shares no memory with the dense network, is on the same device, in the same dtype and mode, and can be
-        trained, copied and pickled where the dense one can.
+        With a reconstruction its weights are refitted. It shares no memory with the dense network, is on the same
+        device, in the same dtype and mode, and can be trained, copied and pickled where the dense one can.
+
+        Raises:
+            ValueError: If the dense network's weights have changed since they were calibrated.
         """
-        return remove(self._model, self._network, self._kept(self._removed(c)), share=False)
+        self._weights.expect_unchanged(self._model)
+        return remove(self._model, self._network, self._kept(self._removed(c)), share=False, weights=self._weights)
 
     def evaluator(self, budget: int, say: Callable[[str], None]) -> Evaluator:
         """Return what evaluates candidates of this space; see `Evaluator`."""
-        return Evaluator(self._model, self._network, budget, say)
+        self._weights.expect_unchanged(self._model)
+        return Evaluator(self._model, self._network, self._weights, budget, say)
 
     def candidate(self, c: Coefficients) -> Candidate:
         """Return the units that `c` keeps."""
         removed = self._removed(c)
-        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed), self._ranks)
+        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed))
 
     def verify(self, c: Coefficients) -> float:
-        """Return the largest relative error of the removed network against the masked one.
+        """Return the largest relative error of the removed network against the masked one, nothing refitted.
 
         Both run on the CPU, in float64 where the network's forward pass allows it, on noisy example inputs. About
         1e-12 is rounding.
@@ -233,6 +248,7 @@ class PruningSpace:
             set(names),
             int(count(dense)),
             int(count(fewest)),
+            self._weights.describe(),
         )
 
     def kept_units(self, c: Coefficients | FloatArray) -> tuple[int, ...]:
@@ -253,7 +269,7 @@ class PruningSpace:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes this search space the one that a study belongs to, as JSON; each value is below 60 kB."""
-        return fingerprint(self._model, self.groups, self.lattice, self._importance)
+        return fingerprint(self._model, self.groups, self.lattice, self._settings)
 
     def named(self, c: FloatArray) -> dict[str, float]:
         """Return an array (groups,) of coefficients as a mapping by name."""

@@ -11,6 +11,7 @@ from optuna_softprune._errors import NothingToPruneError, UnusedParameterWarning
 from optuna_softprune.coefficients import removable
 from optuna_softprune.graph import UNUSED, Group, Network, Side
 from optuna_softprune.importance import Importance
+from optuna_softprune.reconstruction import LeastSquares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def check_arguments(
-    example_inputs: object, example_kwargs: object, importance: object, round_to: object, min_units: object
+    example_inputs: object,
+    example_kwargs: object,
+    importance: object,
+    round_to: object,
+    min_units: object,
+    reconstruction: object,
 ) -> None:
     """Raise a TypeError or ValueError for arguments of a wrong kind or out of range."""
     if not isinstance(example_inputs, tuple):
@@ -33,6 +39,11 @@ def check_arguments(
         raise TypeError(
             f"Expected `importance` to be an object with a method `scores`, but got {importance!r}: for instance "
             "`Magnitude(p=2)`."
+        )
+    if not (reconstruction is None or isinstance(reconstruction, LeastSquares)):
+        raise TypeError(
+            f"Expected `reconstruction` to be a `LeastSquares` or None, but got {reconstruction!r}: for instance "
+            "`LeastSquares(calibration)`."
         )
     for name, value in (("round_to", round_to), ("min_units", min_units)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

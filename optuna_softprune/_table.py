@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 def describe(
-    model: str, network: Network, touched: Sequence[int], parameters: set[str], dense: int, fewest: int
+    model: str,
+    network: Network,
+    touched: Sequence[int],
+    parameters: set[str],
+    dense: int,
+    fewest: int,
+    weights: Sequence[str],
 ) -> str:
     """Return the groups and the protected axes as text.
 
@@ -22,6 +28,7 @@ def describe(
         parameters: Qualified names of the parameters; axes of buffers are not listed.
         dense: Parameters of the dense network.
         fewest: Parameters when as much as possible is removed.
+        weights: What is said of where weights come from.
     """
     rows = [("group", "component", "units", "parameters")]
     rows += [
@@ -42,7 +49,7 @@ def describe(
     for reason, axes in by_reason.items():
         first, *more = [f"{tensor} axis {', '.join(map(str, found))}" for tensor, found in axes.items()]
         lines.append(f"  {reason}: {first}" + (f" and {len(more)} more" if more else ""))
-    return "\n".join(lines)
+    return "\n".join([*lines, *weights])
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:

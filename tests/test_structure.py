@@ -13,8 +13,10 @@ ROOT = Path(optuna_softprune.__file__).parent
 # Folder -> what it must not import.
 FORBIDDEN = {
     "graph": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients", "optuna_softprune.removal"),
-    "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.removal"),
+    "calibration": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
+    "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.reconstruction"),
     "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),
+    "reconstruction": ("optuna", "optuna_softprune.importance", "optuna_softprune.removal"),
     "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
     "evaluation": (
         "optuna",

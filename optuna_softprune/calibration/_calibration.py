@@ -102,6 +102,15 @@ class Calibration:
             yield batch if device is None else map_tensors(batch, lambda each: each.to(device))
 
 
+def expect_calibration(given: object) -> None:
+    """Raise a TypeError unless an argument is a `Calibration`."""
+    if not isinstance(given, Calibration):
+        raise TypeError(
+            f"Expected `calibration` to be a `Calibration`, but got {type(given).__name__}: write "
+            "`Calibration([(x,) for x in ...])`."
+        )
+
+
 def _checked(batch: Any) -> Sequence[Any]:
     if not isinstance(batch, (tuple, list)):
         raise TypeError(

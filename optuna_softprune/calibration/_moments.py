@@ -67,15 +67,16 @@ class Moments:
         return self.second - self.mean[:, :, None] * self.mean[:, None, :]
 
     def damped(self, ridge: float) -> Tensor | None:
-        """Return H (g, d, d) = S + ridge * mean(diag S) I; None if there are no second moments, or all are zero."""
+        """Return H (g, d, d) = S + ridge * mean(diag S) I; None if there are no second moments, or nothing varies."""
         spread = self.spread
         if spread is None:
             return None
-        diagonals = spread.diagonal(dim1=1, dim2=2)
-        size = diagonals.mean().item()
-        if size <= self.energy.mean().item() * ROUNDING:
+        sizes = spread.diagonal(dim1=1, dim2=2).mean(1)
+        largest = sizes.max()
+        if largest <= ROUNDING * self.energy.max():
             return None
-        return spread + ridge * size * torch.eye(spread.shape[1], dtype=spread.dtype)
+        sizes = torch.where(sizes > ROUNDING * largest, sizes, largest)  # of a group in which nothing varies
+        return spread + ridge * torch.diag_embed(sizes[:, None].expand_as(self.energy))
 
 
 def expect_ridge(ridge: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,16 +14,17 @@ from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Program, examples, program
+from optuna_softprune.evaluation._program import NotSharedError, Program, program
 from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.graph import map_tensors, tensors
-from optuna_softprune.removal import random_parts, remove, smaller
+from optuna_softprune.reconstruction import Fresh
+from optuna_softprune.removal import random_parts, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
-    from optuna_softprune.evaluation._sums import Sum
     from optuna_softprune.graph import Network
+    from optuna_softprune.reconstruction import Known, Weights
 
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
 
@@ -45,23 +45,26 @@ class Evaluator:
     Args:
         model: The dense network; it is only read, and must not change.
         network: Its groups.
+        weights: What gives a candidate its weights.
         budget: Bytes that remembered inputs, values and weights may take.
         say: Is told why something is not shared.
     """
 
-    def __init__(self, model: nn.Module, network: Network, budget: int, say: Callable[[str], None]) -> None:
-        self._model, self._network, self._say = model, network, say
+    def __init__(
+        self, model: nn.Module, network: Network, weights: Weights, budget: int, say: Callable[[str], None]
+    ) -> None:
+        self._model, self._network, self._weights, self._say = model, network, weights, say
         self._modules, self._first = tuple(model.modules()), next(model.named_parameters(), None)
         self.memory = Memory(budget)
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._ways: dict[Hashable, _Way] = {}
-        self._weights = {name: tensor.detach() for name, tensor in tensors(model)}
+        self._dense = {name: tensor.detach() for name, tensor in tensors(model)}
         self.inputs = Inputs(self.memory, self.tell)
         self._names: dict[int, tuple[str, ...]] = {}
         for name, tensor in tensors(model, aliases=True):
             self._names[id(tensor)] = (*self._names.get(id(tensor), ()), name)
-        devices = {tensor.device for tensor in self._weights.values()}
+        devices = {tensor.device for tensor in self._dense.values()}
         self._device = devices.pop() if len(devices) == 1 else None
         self._grows = any(parameter.requires_grad for parameter in model.parameters())
         self._kind = lazy_class(type(model)) if budget else None
@@ -89,21 +92,31 @@ class Evaluator:
         return lazy_module(self._kind, LazyCandidate(make, passes, self._device, shown, watch))
 
     def _removed(self, candidate: Candidate) -> nn.Module:
-        return remove(self._model, self._network, candidate.kept, share=False).eval()
+        kept, weights = candidate.kept, self._weights
+        return remove(self._model, self._network, kept, share=False, weights=weights, known=self._known()).eval()
+
+    def _known(self) -> Known:
+        """Return where solutions are kept."""
+        return self.memory if self.memory.budget else Fresh()
+
+    def measured(self, candidate: Candidate) -> dict[str, Tensor]:
+        """Return name -> buffers of a candidate's network that are measured on it."""
+        names = self._weights.measured(candidate.kept)
+        return _buffers(self._removed(candidate), names) if names else {}
 
     def _copied(self, name: str, dense: nn.Parameter, candidate: Candidate) -> nn.Parameter:
-        small = smaller(self._network, name, dense.detach(), candidate.kept)
+        small = self._weights.of(name, dense.detach(), candidate.kept, self._known())
         return nn.Parameter(small.clone(), requires_grad=dense.requires_grad)
 
     def _made_sharing(self) -> Sharing | None:
-        floating = [tensor for tensor in self._weights.values() if tensor.is_floating_point()]
+        floating = [tensor for tensor in self._dense.values() if tensor.is_floating_point()]
         try:
             if self._kind is None:
                 raise NotSharedError(f"`{type(self._model).__name__}` has its own way to be called")
             if self._device is None:
                 raise NotSharedError("the network lies on several devices")
-            made = program(self._network, floating[0].dtype, self._device)
-            return Sharing(self._network, made, self._weights, self.memory)
+            made = program(self._network, self._weights.depends, floating[0].dtype, self._device)
+            return Sharing(made, self._weights, self._dense, self.memory)
         except NotSharedError as reason:
             self.tell(f"{WHOLE}{reason}.")
             return None
@@ -157,11 +170,12 @@ class Evaluator:
         """Compare the program and the module with about half of all units removed."""
         exported = self._network.exported
         _, kept = random_parts(self._network, self._network.groups)
+        some = Candidate.of(self._network, kept)
         args, kwargs = map_tensors(call, torch.clone)
         devices = [self._device] if self._device is not None and self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
-                module = remove(self._model, self._network, kept, share=True).eval()
+                module = self._removed(some)
                 before = _state(module)
                 expected = exported.flatten_outputs(module(*args, **kwargs))
                 if _state(module) != before:
@@ -169,16 +183,15 @@ class Evaluator:
             except Exception:
                 return _Way("the removed network does not take these inputs")  # its own error will say why
             length = block_length(sharing.program, flat)
-            sums = sharing.program.worthwhile_sums(length or examples(flat)) if mode is None else {}
-            some = Candidate.of(self._network, kept)
-            run = functools.partial(sharing.run, some, place=None, sums=sums, exact=mode is None)
+            measured = _buffers(module, self._weights.measured(kept))
+            run = functools.partial(sharing.run, some, place=None, measured=measured, exact=mode is None)
             try:
                 got = run(flat)
             except Exception as error:
                 return _Way(f"the exported graph does not take such inputs ({type(error).__name__})")
             if not all(_alike(one, other) for one, other in zip(got, expected, strict=True)):
                 return _Way("the exported graph does not compute what the network computes on such inputs")
-            return _Way("", length if length and is_by_example(run, flat, length, got) else None, sums)
+            return _Way("", length if length and is_by_example(run, flat, length, got) else None)
 
     def restored(self, outputs: list[Any]) -> Any:
         """Return flat outputs as the network returns them."""
@@ -191,12 +204,10 @@ class _Way(NamedTuple):
     Attributes:
         problem: Why they cannot be shared; empty if they can.
         block: How many examples go through the network together; None: all.
-        sums: Number -> sum of an operation that is made in parts.
     """
 
     problem: str
     block: int | None = None
-    sums: Mapping[int, Sum] = MappingProxyType({})
 
 
 class _Passes:
@@ -205,6 +216,7 @@ class _Passes:
     def __init__(self, evaluator: Evaluator, sharing: Sharing, candidate: Candidate) -> None:
         self._evaluator, self._sharing, self._candidate = evaluator, sharing, candidate
         self._next, self._promising = 0, False
+        self._measured: dict[str, Tensor] | None = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         evaluator, sharing, candidate = self._evaluator, self._sharing, self._candidate
@@ -221,18 +233,25 @@ class _Passes:
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
+        if self._measured is None:
+            self._measured = evaluator.measured(candidate)
         outputs = [
             sharing.run(
                 candidate,
                 block,
                 place._replace(block=i) if known else None,
-                way.sums,
+                self._measured,
                 exact=autocast is None,
                 remember=self._promising,
             )
             for i, block in enumerate(blocks(flat, way.block))
         ]
         return evaluator.restored(joined(outputs))
+
+
+def _buffers(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return buffers by name."""
+    return {name: module.get_buffer(name) for name in names}
 
 
 def _has_hooks(module: nn.Module) -> bool:

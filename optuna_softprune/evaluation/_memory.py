@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Part of the budget for what only the next candidates ask for: memory that is used again is at hand.
-BRIEF = 8
-
 
 class Memory:
     """Tensors by key; what was used least recently goes first when the budget is spent. Safe for threads.
@@ -31,8 +28,6 @@ class Memory:
         self.held = self.peak = self.hits = self.misses = 0
         self._reserved = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._held_briefly = 0
-        self._brief: dict[Hashable, None] = {}
         self._lock = threading.Lock()
 
     def reserve(self, size: int) -> bool:
@@ -57,32 +52,20 @@ class Memory:
             tensor: Tensor = entry[0]
             return tensor
 
-    def put(self, key: Hashable, tensor: Tensor, *, brief: bool = False) -> None:
-        """Hold a tensor that nobody writes to, if it fits into the budget at all; what is `brief` gives way to such."""
+    def put(self, key: Hashable, tensor: Tensor) -> None:
+        """Hold a tensor that nobody writes to, if it fits into the budget at all."""
         size = tensor.untyped_storage().nbytes()
         with self._lock:
-            room = self.budget // BRIEF if brief else self.budget - self._reserved
-            if size > room or key in self._entries:  # another thread may have been faster
+            if size > self.budget - self._reserved or key in self._entries:  # another thread may have been faster
                 return
-            while brief and self._held_briefly + size > room:
-                self._drop(next(iter(self._brief)))
             self._make_room(size)
             self._entries[key] = (tensor, size)
             self._hold(size)
-            if brief:
-                self._brief[key] = None
-                self._held_briefly += size
 
     def _make_room(self, size: int) -> None:
         while self.held + size > self.budget:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, key: Hashable) -> None:
-        _, size = self._entries.pop(key)
-        self.held -= size
-        if key in self._brief:
-            del self._brief[key]
-            self._held_briefly -= size
+            _, (_, dropped) = self._entries.popitem(last=False)
+            self.held -= dropped
 
     def _hold(self, size: int) -> None:
         self.held += size

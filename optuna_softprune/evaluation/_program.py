@@ -6,16 +6,13 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from optuna_softprune.evaluation._sizes import follows_batch, resizes
-from optuna_softprune.evaluation._sums import Sum, sums
-from optuna_softprune.evaluation._taps import Taps, taps
-from optuna_softprune.graph import operation_name
+from optuna_softprune.graph import dependences, operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,10 +68,8 @@ class Program:
         length: Number of values.
         inputs: Numbers of the flat inputs.
         weights: Number -> qualified name of a parameter or buffer, and the groups that it depends on.
-        taps: Number of a kernel -> its part that meets data, on maps of the example's size.
         constants: Number -> a tensor that no candidate changes.
         operations: Number -> operation, in execution order.
-        sums: Number -> how an operation sums over the units of a group, of those that can do so in parts.
         outputs: The flat outputs: a number each, or (for what is no value) a constant of any kind in a tuple.
         example: The flat example inputs, as fakes; of what is no tensor the value.
         batch: Length of axis 0 of the first example input.
@@ -86,10 +81,8 @@ class Program:
     length: int
     inputs: tuple[int, ...]
     weights: Mapping[int, tuple[str, tuple[int, ...]]]
-    taps: Mapping[int, Taps]
     constants: Mapping[int, Tensor]
     operations: Mapping[int, Operation]
-    sums: Mapping[int, Sum]
     outputs: tuple[int | tuple[Any], ...]
     example: tuple[Any, ...]
     batch: int
@@ -97,18 +90,22 @@ class Program:
     total_bytes: int
     weight_bytes: int
 
-    def worthwhile_sums(self, batch: int) -> dict[int, Sum]:
-        """Return the sums whose parts are worth the operations that they add, for so many examples at a time."""
-        return {number: each for number, each in self.sums.items() if each.is_worthwhile(batch)}
-
 
 def examples(flat: Sequence[Any]) -> int:
     """Return the length of axis 0 of the first input that has one."""
     return next((int(each.shape[0]) for each in flat if isinstance(each, Tensor) and each.dim()), 1)
 
 
-def program(network: Network, dtype: torch.dtype, device: torch.device) -> Program:
+def program(
+    network: Network, depends: Mapping[str, frozenset[int]], dtype: torch.dtype, device: torch.device
+) -> Program:
     """Return the program of a network with weights of `dtype` on `device`.
+
+    Args:
+        network: The groups.
+        depends: Qualified name of a tensor -> groups that it depends on besides those that cut it.
+        dtype: Of floating-point weights.
+        device: Of all.
 
     Raises:
         NotSharedError: If a forward pass is random, writes where it may not, or holds what is no operation.
@@ -116,7 +113,8 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
     exported = network.exported
     nodes = list(exported.graph.nodes)
     number = {node: i for i, node in enumerate(nodes)}
-    groups, of_input = _dependences(network)
+    groups = {node: tuple(sorted(found)) for node, found in dependences(network, depends).items()}
+    of_input = _of_input(network)
     returned: Any = nodes[-1].args[0]
     read_last: dict[Node, list[int]] = {}
     for source, reader in {source: node for node in nodes for source in node.all_input_nodes}.items():
@@ -133,9 +131,6 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
     places = {node.name: i for i, node in enumerate(nodes) if node.op == "placeholder"}
     example = tuple(nodes[places[name]].meta.get("val") for name in exported.inputs)
     batch = examples(example)
-    exact = device.type == "cpu" and dtype in (torch.float32, torch.float64)
-    summed = sums(network, groups, number, batch) if exact else {}
-    needed = {node: each for node in nodes[:-1] if (each := _taps_of_own(node)) is not None}
     operations: dict[int, Operation] = {}
     for node in nodes[:-1]:
         if node.op == "placeholder":
@@ -152,8 +147,7 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
                 network,
                 (exported.dtype, dtype, device),
                 of_input[node],
-                needed.get(node),
-                any(source in shared or source in summed for source in node.all_input_nodes),
+                any(source in shared for source in node.all_input_nodes),
             ),
             done_with=tuple(each for each in read_last.get(node, ()) if nodes[each].op == "call_function"),
         )
@@ -165,13 +159,11 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
         length=len(nodes),
         inputs=tuple(places[name] for name in exported.inputs),
         weights={places[name]: (tensor, groups[nodes[places[name]]]) for name, tensor in exported.tensors.items()},
-        taps={number[node.args[1]]: each for node, each in needed.items()},
         constants={
             places[name]: constant.to(device, dtype if constant.dtype == exported.dtype else constant.dtype)
             for name, constant in exported.constants.items()
         },
         operations=operations,
-        sums={number[node]: each for node, each in summed.items()},
         outputs=tuple(number[each] if isinstance(each, Node) else (each,) for each in returned),
         example=example,
         batch=batch,
@@ -181,29 +173,13 @@ def program(network: Network, dtype: torch.dtype, device: torch.device) -> Progr
     )
 
 
-def _dependences(network: Network) -> tuple[dict[Node, tuple[int, ...]], dict[Node, bool]]:
-    """Return for each node the groups that it depends on, and whether it depends on the inputs."""
-    exported = network.exported
-    group_of = np.repeat(np.arange(len(network.groups)), [group.size for group in network.groups])
-    of_tensor: dict[str, set[int]] = {}
-    for (name, _), units in network.tensors.items():
-        of_tensor.setdefault(name, set()).update(group_of[units[units >= 0]].tolist())
-    groups: dict[Node, tuple[int, ...]] = {}
+def _of_input(network: Network) -> dict[Node, bool]:
+    """Return for each node whether it depends on the inputs."""
     of_input: dict[Node, bool] = {}
-    for node in exported.graph.nodes:
-        found = set(of_tensor.get(exported.tensors.get(node.name, ""), ()))
-        groups[node] = tuple(sorted(found.union(*(groups[source] for source in node.all_input_nodes))))
-        dependent = node.name in exported.inputs or any(of_input[source] for source in node.all_input_nodes)
+    for node in network.exported.graph.nodes:
+        dependent = node.name in network.exported.inputs or any(of_input[source] for source in node.all_input_nodes)
         of_input[node] = dependent or follows_batch(node)  # what is as long as the batch depends on the inputs too
-    return groups, of_input
-
-
-def _taps_of_own(node: Node) -> Taps | None:
-    """Return which taps a convolution needs, if no other operation reads its kernel."""
-    kernel = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(kernel, Node) or kernel.op != "placeholder" or len(kernel.users) > 1:
-        return None
-    return taps(node)
+    return of_input
 
 
 def _expect_pure(node: Node, number: Mapping[Node, int]) -> None:
@@ -240,7 +216,6 @@ def _runner(
     network: Network,
     places: tuple[torch.dtype, torch.dtype, torch.device],
     of_input: bool,
-    taps: Taps | None,
     shared_operand: bool,
 ) -> Callable[[list[Any], Sizes], Any]:
     """Return what computes `node`: in place exactly where its operand is no longer needed."""
@@ -258,8 +233,6 @@ def _runner(
     nested = [i for i, each in enumerate(args) if isinstance(each, (list, tuple)) and _holds_nodes(each)]
     named = _holds_nodes(kwargs)
     resized = resizes(node, dict(network.nodes.get(node, ())), batched=of_input)
-    if taps is not None:
-        resized[4] = lambda sizes, args: taps.padding if sizes.small_kernels else args[4]
     args += [None] * (max(resized, default=0) + 1 - len(args))
 
     def run(values: list[Any], sizes: Sizes) -> Any:

@@ -6,19 +6,18 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from optuna_softprune.evaluation._pass import Pass, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
+    from torch import Tensor
+
     from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._inputs import Place
     from optuna_softprune.evaluation._memory import Memory
     from optuna_softprune.evaluation._program import Program
-    from optuna_softprune.evaluation._sums import Sum
-    from optuna_softprune.graph import Network
+    from optuna_softprune.reconstruction import Weights
 
 # Candidates in a row that had nothing in common with others, after which none is remembered for a while.
 BARREN = 16
@@ -30,22 +29,19 @@ class Sharing:
     """Runs passes of candidates of one network.
 
     Args:
-        network: Its groups.
         program: What a pass computes.
-        weights: Qualified name -> parameter or buffer of the dense network.
+        weights: What gives a candidate its weights.
+        dense: Qualified name -> parameter or buffer of the dense network.
         memory: Where values and weights are kept.
 
     Attributes:
         program: The program.
     """
 
-    def __init__(self, network: Network, program: Program, weights: Mapping[str, Tensor], memory: Memory) -> None:
+    def __init__(self, program: Program, weights: Weights, dense: Mapping[str, Tensor], memory: Memory) -> None:
         self.program = program
-        self._network, self._memory = network, memory
-        self._weights = {number: weights[name] for number, (name, _) in program.weights.items()}
-        kernels = {number: taps.of(self._weights[number]) for number, taps in program.taps.items()}
-        fit = memory.reserve(sum(kernel.nbytes for kernel in kernels.values()))
-        self._small = {**self._weights, **kernels} if kernels and fit else None
+        self._weights, self._memory = weights, memory
+        self._dense = {number: dense[name] for number, (name, _) in program.weights.items()}
         self._barren = 0
         self._recent: deque[Hashable] = deque(maxlen=RECENT)
         self._lock = threading.Lock()
@@ -68,7 +64,7 @@ class Sharing:
         candidate: Candidate,
         flat: Sequence[Any],
         place: Place | None,
-        sums: Mapping[int, Sum],
+        measured: Mapping[str, Tensor],
         *,
         exact: bool = False,
         remember: bool = False,
@@ -79,22 +75,13 @@ class Sharing:
             candidate: For which candidate.
             flat: The flat inputs.
             place: Where these inputs are remembered; None: nowhere.
-            sums: Number -> sum of an operation that is made in parts.
+            measured: Name -> buffers of its smaller network that are measured on it.
             exact: Whether operations compute in the precision of their operands.
             remember: Whether values and weights are looked up and remembered.
         """
-        small = self._small if _have_sizes(flat, self.program.example) else None
-        weights, memory = small or self._weights, self._memory if remember else None
-        this = Pass(
-            self._network, self.program, weights, memory, flat, place, sums, small=small is not None, exact=exact
-        )
-        outputs = this.run(candidate)
+        memory = self._memory if remember else None
+        this = Pass(self.program, self._weights, self._dense, memory, flat, place, exact=exact)
+        outputs = this.run(candidate, measured)
         if this.found_something:
             self._barren = 0
         return outputs
-
-
-def _have_sizes(flat: Sequence[Any], example: Sequence[Any]) -> bool:
-    """Whether inputs have the example's shapes but for the batch."""
-    pairs = [(given, other) for given, other in zip(flat, example, strict=True) if isinstance(given, Tensor)]
-    return all(given.shape[1:] == other.shape[1:] for given, other in pairs)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optuna_softprune.graph import keeps_whole_groups, operation_name
-from optuna_softprune.removal import Kept, kept_indices
+from optuna_softprune.graph import Kept, keeps_whole_groups, kept_indices, operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +26,12 @@ class Sizes:
         kept: Shape (units,): whether each unit stays.
         batch: Length of axis 0 of the first input.
         example_batch: The same of the example inputs.
-        small_kernels: Whether kernels are the taps that meet data.
         may_write: Whether an operation may write its result into an operand that nobody reads afterwards.
     """
 
     kept: Kept
     batch: int
     example_batch: int
-    small_kernels: bool
     may_write: bool
 
     def length(self, units: Units, *, of_batch: bool = False) -> int:

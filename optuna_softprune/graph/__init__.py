@@ -1,5 +1,6 @@
 """From a network to its groups: export, labels, rules, groups."""
 
+from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
 from optuna_softprune.graph._export import (
     WORKING_DTYPES,
@@ -12,29 +13,45 @@ from optuna_softprune.graph._export import (
     user_line,
     working_copy,
 )
-from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, Units
+from optuna_softprune.graph._groups import (
+    FIXED,
+    UNUSED,
+    Group,
+    Kept,
+    Network,
+    Protected,
+    Side,
+    Slices,
+    Units,
+    kept_indices,
+)
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._propagate import operation_name
 from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 
 __all__ = [
+    "CONTRACTIONS",
     "FIXED",
     "UNUSED",
     "WORKING_DTYPES",
     "ExportedGraph",
     "Group",
+    "Kept",
     "Network",
     "Protected",
     "Side",
     "Slices",
     "Units",
     "copy_with",
+    "dependences",
     "digest",
     "discover",
     "export",
     "first_line",
+    "groups_of",
     "keeps_whole_groups",
+    "kept_indices",
     "map_tensors",
     "mixed_axes",
     "operation_name",
@@ -42,5 +59,6 @@ __all__ = [
     "to_working",
     "unwrapped",
     "user_line",
+    "value_dependences",
     "working_copy",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna_softprune.graph._export import ExportedGraph
 
 Units = NDArray[np.int64]
+Kept = NDArray[np.bool_]
 _Key = TypeVar("_Key")
 FIXED = -1
 UNUSED = "not used in the forward pass in eval mode"
@@ -149,6 +150,12 @@ class Network:
                 for node, axes in self.nodes.items()
             },
         )
+
+
+def kept_indices(units: Units, kept: Kept) -> Kept:
+    """Return for each index of an axis whether it stays; `kept` has a flag for each unit of the network."""
+    stays: Kept = kept[units] | (units == FIXED)
+    return stays
 
 
 def that_shrink(axes: Mapping[_Key, Units]) -> dict[_Key, Units]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from optuna_softprune.calibration import Calibration
+from optuna_softprune.calibration import Calibration, expect_calibration
 from optuna_softprune.graph import Side, tensors
 from optuna_softprune.importance._weights import by_index, by_unit
 
@@ -59,15 +59,6 @@ def energy_of(weight: Tensor, moments: Moments) -> Scores:
     # In a grouped convolution each group of channels meets the same positions of the weight's input axis.
     by_index: Scores = (energy.flatten() if contraction.axis == 0 else energy.sum(0)).numpy()
     return by_index
-
-
-def expect_calibration(given: object) -> None:
-    """Raise a TypeError unless an argument is a `Calibration`."""
-    if not isinstance(given, Calibration):
-        raise TypeError(
-            f"Expected `calibration` to be a `Calibration`, but got {type(given).__name__}: write "
-            "`Calibration([(x,) for x in ...])`."
-        )
 
 
 def readers(groups: Sequence[Group], seen: Container[str]) -> list[list[Slices]]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from optuna_softprune.calibration import PATIENCE_S, RIDGE, Calibration, expect_ridge
+from optuna_softprune.calibration import PATIENCE_S, RIDGE, Calibration, expect_calibration, expect_ridge
 from optuna_softprune.graph import tensors
-from optuna_softprune.importance._data import energy_of, expect_calibration, readers
+from optuna_softprune.importance._data import energy_of, readers
 from optuna_softprune.importance._elimination import Reader, elimination
 from optuna_softprune.importance._weights import by_unit
 

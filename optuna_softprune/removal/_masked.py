@@ -14,22 +14,15 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from optuna_softprune.graph import mixed_axes, operation_name
+from optuna_softprune.graph import CONTRACTIONS, kept_indices, mixed_axes, operation_name
 from optuna_softprune.removal._masked_norms import NORMS
-from optuna_softprune.removal._remove import kept_indices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
 
-    from optuna_softprune.graph import ExportedGraph, Network
-    from optuna_softprune.removal._remove import Kept
-
-# Contractions that read zeros in the place of removed units -> in which argument; of `einsum` in the first of a list.
-CONTRACTIONS = {"addmm": 1, "baddbmm": 1, "einsum": 1, "linear": 0, "matmul": 0, "mm": 0, "bmm": 0}
-CONTRACTIONS |= {f"conv{transposed}{n}d": 0 for transposed in ("", "_transpose") for n in (1, 2, 3)}
-CONTRACTIONS |= {"scaled_dot_product_attention": 0}
+    from optuna_softprune.graph import ExportedGraph, Kept, Network
 
 
 def masked_outputs(model: nn.Module, network: Network, kept: Kept, inputs: Sequence[Any]) -> list[Any]:

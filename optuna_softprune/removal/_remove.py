@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from optuna_softprune.graph import FIXED, copy_with
+from optuna_softprune.graph import copy_with, kept_indices
+from optuna_softprune.reconstruction import Fresh, Sliced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from optuna_softprune.graph import Network, Units
-
-Kept = NDArray[np.bool_]
-# Elements from which a kernel's kept weights are selected along both axes at once.
-LARGE = 2**17
+    from optuna_softprune.graph import Kept, Network
+    from optuna_softprune.reconstruction import Known, Weights
 
 
-def kept_indices(units: Units, kept: Kept) -> NDArray[np.bool_]:
-    """Return for each index of an axis whether it stays; `kept` has a flag for each unit of the network."""
-    stays: NDArray[np.bool_] = kept[units] | (units == FIXED)
-    return stays
-
-
-def remove(model: nn.Module, network: Network, kept: Kept, *, share: bool) -> nn.Module:
+def remove(
+    model: nn.Module,
+    network: Network,
+    kept: Kept,
+    *,
+    share: bool,
+    weights: Weights | None = None,
+    known: Known | None = None,
+) -> nn.Module:
     """Return a copy of `model` without the units that are not kept.
 
     Args:
@@ -35,11 +31,15 @@ def remove(model: nn.Module, network: Network, kept: Kept, *, share: bool) -> nn
         kept: Shape (units,): whether each unit stays.
         share: Whether parameters that stay whole are the dense network's own memory: enough for a copy that is
             only evaluated. Else the copy shares nothing.
+        weights: What gives the copy its weights; default: they are sliced.
+        known: What candidates share.
     """
+    weights = Sliced(network) if weights is None else weights
+    known = Fresh() if known is None else known
     parameters = {name for name, _ in model.named_parameters()}
 
     def replace(name: str, tensor: Tensor) -> Tensor:
-        small = smaller(network, name, tensor, kept)
+        small = weights.of(name, tensor, kept, known)
         return tensor.clone() if small is tensor and not (share and name in parameters) else small
 
     small = copy_with(model, replace)
@@ -52,28 +52,5 @@ def remove(model: nn.Module, network: Network, kept: Kept, *, share: bool) -> nn
             lengths = list(getattr(module, name))
             lengths[index] = length
             setattr(module, name, tuple(lengths))
+    weights.measure(small, kept)
     return small
-
-
-def smaller(network: Network, name: str, tensor: Tensor, kept: Kept) -> Tensor:
-    """Return what is kept of a parameter or buffer: `tensor` itself if it stays whole, else a new tensor."""
-    indices: dict[int, Tensor] = {}
-    for axis in range(tensor.dim()):
-        units = network.tensors.get((name, axis))
-        if units is not None and not (stays := kept_indices(units, kept)).all():
-            indices[axis] = torch.from_numpy(np.flatnonzero(stays)).to(tensor.device)
-    if 1 in indices and tensor.dim() > 2 and tensor.numel() >= LARGE and tensor.is_contiguous():
-        rows = indices.pop(0, torch.arange(tensor.shape[0], device=tensor.device))
-        tensor = _rows_and_columns(tensor, rows, indices.pop(1))
-    for axis, index in indices.items():
-        tensor = tensor.index_select(axis, index)
-    return tensor
-
-
-def _rows_and_columns(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return `tensor[rows][:, columns]`.
-
-    Selecting along axis 0 alone uses all cores: half the time of one axis after the other (512 x 512 x 3 x 3).
-    """
-    both = (rows.int()[:, None] * tensor.shape[1] + columns.int()).flatten()
-    return tensor.flatten(0, 1).index_select(0, both).view(len(rows), len(columns), *tensor.shape[2:])

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from optuna_softprune.graph import Group, Network
-    from optuna_softprune.removal._remove import Kept
+    from optuna_softprune.graph import Group, Kept, Network
 
 
 # Standard deviation of what is added to the example inputs, relative to theirs.

@@ -1,0 +1,64 @@
+"""Which groups a value inside a network depends on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optuna_softprune.graph._groups import FIXED
+from optuna_softprune.graph._propagate import operation_name
+from optuna_softprune.graph._rules import mixed_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.fx import Node
+
+    from optuna_softprune.graph._groups import Network, Units
+
+Groups = frozenset[int]
+# Contractions that read zeros in the place of removed units -> in which argument; of `einsum` in the first of a list.
+CONTRACTIONS = {"addmm": 1, "baddbmm": 1, "einsum": 1, "linear": 0, "matmul": 0, "mm": 0, "bmm": 0}
+CONTRACTIONS |= {f"conv{transposed}{n}d": 0 for transposed in ("", "_transpose") for n in (1, 2, 3)}
+CONTRACTIONS |= {"scaled_dot_product_attention": 0}
+# What else makes a value of several channels, whichever axes its arguments state.
+MIXING = frozenset([*CONTRACTIONS, "layer_norm", "group_norm", "rms_norm"])
+
+
+def dependences(network: Network, also: Mapping[str, Groups]) -> dict[Node, Groups]:
+    """Return for each node the groups (positions) that it depends on, be it only in its shape.
+
+    Args:
+        network: The groups.
+        also: Qualified name of a parameter or buffer -> groups that it depends on besides those that cut it.
+    """
+    of_tensor: dict[str, Groups] = dict(also)
+    for (name, _), units in network.tensors.items():
+        of_tensor[name] = of_tensor.get(name, Groups()) | groups_of(network, units)
+    found: dict[Node, Groups] = {}
+    for node in network.exported.graph.nodes:
+        own = of_tensor.get(network.exported.tensors.get(node.name, ""), Groups())
+        found[node] = own.union(*(found[source] for source in node.all_input_nodes))
+    return found
+
+
+def value_dependences(network: Network) -> dict[Node, Groups]:
+    """Return for each node the groups that change what is kept of it: those whose units were mixed into it."""
+    found: dict[Node, Groups] = {}
+    for node in network.exported.graph.nodes:
+        mixed = Groups()
+        if node.op == "call_function":
+            everywhere, somewhere = operation_name(node) in MIXING, mixed_axes(node)
+            for source in node.all_input_nodes:
+                # What a weight reads is what its operand has; what it makes is not mixed.
+                axes = network.nodes.get(source, ()) if source.name not in network.exported.tensors else ()
+                mixed = mixed.union(*(groups_of(network, units) for i, units in axes if everywhere or i in somewhere))
+        found[node] = mixed.union(*(found[source] for source in node.all_input_nodes))
+    return found
+
+
+def groups_of(network: Network, units: Units) -> Groups:
+    """Return the groups (positions) that the units of an axis belong to."""
+    starts = [group.first_unit for group in network.groups]
+    return Groups((np.searchsorted(starts, np.unique(units[units != FIXED]), side="right") - 1).tolist())

@@ -1,0 +1,123 @@
+"""Weights that are refitted where that is possible, and sliced elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from optuna_softprune._errors import shorten
+from optuna_softprune.graph import digest, groups_of, tensors
+from optuna_softprune.reconstruction._sliced import sliced
+from optuna_softprune.reconstruction._statistics import Measurement, names_of, statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from optuna_softprune.calibration import Calibration
+    from optuna_softprune.graph import Kept, Network
+    from optuna_softprune.reconstruction._refit import Refit
+    from optuna_softprune.reconstruction._weights import Known
+
+
+class Refitted:
+    """For a tensor and a candidate: refitted, measured or sliced.
+
+    Args:
+        model: The dense network; it is only read.
+        network: Its groups.
+        calibration: The data that statistics of batch norms are measured on.
+        refits: Name of a weight -> its refit.
+        reasons: Name of a weight that reads a group -> why it is not refitted.
+
+    Attributes:
+        depends: Qualified name of a tensor -> groups (positions) that it depends on besides those that cut it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: Network,
+        calibration: Calibration,
+        refits: Mapping[str, Refit],
+        reasons: Mapping[str, str],
+    ) -> None:
+        self._network, self._calibration = network, calibration
+        self._refits, self._reasons = refits, reasons
+        self._of_bias = {
+            refit.contraction.bias: refit
+            for refit in refits.values()
+            if refit.contraction.bias is not None and refit.mean is not None
+        }
+        self._dense = {name: tensor.detach() for name, tensor in tensors(model) if name in refits}
+        self._statistics = statistics(network)
+        self._digest = digest(model)
+        self.depends: Mapping[str, frozenset[int]] = {
+            **{name: groups_of(network, refit.units) for name, refit in self._of_bias.items()},
+            **{name: each.groups for each in self._statistics for name in names_of([each])},
+        }
+
+    def expect_unchanged(self, model: nn.Module) -> None:
+        """Raise a ValueError if weights are not those that were calibrated."""
+        if digest(model) != self._digest:
+            raise ValueError(
+                "Expected the network's weights to be those that were calibrated when the search space was made, but "
+                "they have changed since then: make the space again."
+            )
+
+    def of(self, name: str, dense: Tensor, kept: Kept, known: Known) -> Tensor:
+        """Return a parameter or buffer of the smaller network: `dense` itself if it stays as it is."""
+        if name in self._refits:
+            return self._refits[name].weight(dense, kept, known)
+        if name in self._of_bias:
+            refit = self._of_bias[name]
+            return refit.bias(dense, self._dense[refit.contraction.weight], kept, known)
+        return sliced(self._network, name, dense, kept)
+
+    def measured(self, kept: Kept) -> Sequence[str]:
+        """Return the names of the statistics of batch norms that normalise something else than in the dense network."""
+        return names_of(each for each in self._statistics if each.is_stale(self._network, kept))
+
+    def measure(self, small: nn.Module, kept: Kept) -> None:
+        """Write the statistics of the calibration data into a smaller network."""
+        stale = [each for each in self._statistics if each.is_stale(self._network, kept)]
+        if not stale:
+            return
+        buffers = dict(small.named_buffers())
+        measurement = Measurement({id(buffers[each.mean]): each.mean for each in stale})
+        with torch.no_grad():
+            with _in_eval_mode(small):
+                for batch in self._calibration.inputs(small, "batch-norm statistics"):
+                    with measurement:
+                        small(*batch)
+            for each in stale:
+                if each.mean in measurement.pooled:
+                    mean, variance = measurement.pooled[each.mean].moments()
+                    buffers[each.mean].copy_(mean)
+                    buffers[each.variance].copy_(variance)
+
+    def describe(self) -> list[str]:
+        """Return which layers are refitted, and why others are not."""
+        lines = [f"refitted on {self._calibration}", f"  weights: {shorten(list(self._refits)) or 'none'}"]
+        if self._statistics:
+            lines.append(f"  statistics: {shorten([each.mean.rpartition('.')[0] for each in self._statistics])}")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self._reasons.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines += [f"  not refitted, {reason}: {shorten(names)}" for reason, names in by_reason.items()]
+        return lines
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Let all modules be in eval mode for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
