@@ -14,15 +14,7 @@ from optuna.trial import TrialState
 from sklearn.datasets import load_digits
 from torch import nn
 
-from optuna_softprune import (
-    ActivationEnergy,
-    Calibration,
-    PruningObjective,
-    PruningSpace,
-    SparsityConstraint,
-    open_storage,
-    recover,
-)
+import optuna_softprune as sp
 from optuna_softprune.samplers import FeasibleGridSampler
 
 STORAGE, NAME, WORKERS = "workers.journal", "digits", 3
@@ -57,17 +49,19 @@ def search(worker: int) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     model = trained(Path("workers.pt"))
-    space = PruningSpace(model, (IMAGES[:1],), importance=ActivationEnergy(Calibration([(IMAGES[:256],)])))
-    constraint = SparsityConstraint(space, 0.5)
+    calibration = sp.Calibration([(IMAGES[:256],)])
+    order, refit = sp.ReconstructionError(calibration), sp.LeastSquares(calibration)
+    space = sp.PruningSpace(model, (IMAGES[:1],), importance=order, reconstruction=refit)
+    constraint = sp.SparsityConstraint(space, 0.5)
     study = optuna.create_study(
         study_name=NAME,
-        storage=open_storage(STORAGE),
+        storage=sp.open_storage(STORAGE),
         load_if_exists=True,
         direction="maximize",
         sampler=FeasibleGridSampler(space, constraint, levels=6),
     )
-    recover(study)
-    study.optimize(PruningObjective(space, psnr, constraint))
+    sp.recover(study)
+    study.optimize(sp.PruningObjective(space, psnr, constraint))
     done = sum(t.user_attrs["softprune:owner"]["pid"] == multiprocessing.current_process().pid for t in study.trials)
     print(f"worker {worker}: {done} trials")
 
@@ -80,6 +74,6 @@ if __name__ == "__main__":
         each.start()
     for each in workers:
         each.join()
-    study = optuna.load_study(study_name=NAME, storage=open_storage(STORAGE))
+    study = optuna.load_study(study_name=NAME, storage=sp.open_storage(STORAGE))
     states = [trial.state for trial in study.trials]
     print(f"{states.count(TrialState.COMPLETE)} grid points, best {study.best_value:.2f} dB at {study.best_params}")
