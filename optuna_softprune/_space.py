@@ -29,6 +29,7 @@ from optuna_softprune.graph import (
     Network,
     Protected,
     discover,
+    expect_copies_to_be_alike,
     export,
     unwrapped,
     working_copy,
@@ -108,6 +109,7 @@ class PruningSpace:
                 stacklevel=2,
             )
         self._example = (example_inputs, example_kwargs)
+        expect_copies_to_be_alike(self._model, *self._example)
         self._network = _proven_network(
             self._model,
             self._example,

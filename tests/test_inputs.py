@@ -221,7 +221,7 @@ def test_verification_runs_the_removed_network_twice_when_nothing_fails() -> Non
             return y
 
     PruningSpace(Counted().eval(), (X,))
-    exported, *removed = calls
-    assert exported == 6
+    original, its_copy, exported, *removed = calls
+    assert original == its_copy == exported == 6
     assert len(removed) == 2
     assert all(width < 6 for width in removed)

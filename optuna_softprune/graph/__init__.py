@@ -1,18 +1,16 @@
 """From a network to its groups: export, labels, rules, groups."""
 
+from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
 from optuna_softprune.graph._export import (
     WORKING_DTYPES,
     ExportedGraph,
-    copy_with,
     export,
     first_line,
-    map_tensors,
-    to_working,
     user_line,
-    working_copy,
 )
+from optuna_softprune.graph._faithful import expect_copies_to_be_alike
 from optuna_softprune.graph._groups import (
     FIXED,
     UNUSED,
@@ -47,6 +45,7 @@ __all__ = [
     "dependences",
     "digest",
     "discover",
+    "expect_copies_to_be_alike",
     "export",
     "first_line",
     "groups_of",

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import traceback
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from optuna_softprune._errors import ExportError
+from optuna_softprune.graph._copy import map_tensors, to_working, working_copy
 from optuna_softprune.graph._decompose import decompose
 from optuna_softprune.graph._network import canonical_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor, nn
     from torch.fx import Graph
 
-# What modules mostly hold: values that need no copy, and containers that are mostly empty.
-IMMUTABLE = frozenset({bool, int, float, complex, str, bytes})
-CONTAINERS = frozenset({dict, OrderedDict, set})
 # Verification is sharp in float64. A network that names a dtype in its forward pass may not run in float64 at all:
 # then float32 is the working precision.
 WORKING_DTYPES = (torch.float64, torch.float32)
@@ -53,97 +49,6 @@ class ExportedGraph:
     flatten_outputs: Callable[[Any], list[Any]]
     restore_outputs: Callable[[list[Any]], Any]
     dtype: torch.dtype
-
-
-def copy_with(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """Return a deep copy of `model` in which every parameter and buffer is what `replace` makes of it.
-
-    All references follow, wherever the network keeps them, so tied tensors stay tied. `replace` is called once
-    per tensor with its first qualified name; for a plain tensor attribute the name is empty.
-    """
-    memo: dict[int, Any] = {}
-    named = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in named:
-        memo[id(tensor)] = _like(tensor, replace(name, tensor.detach()))
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and id(value) not in memo:
-                memo[id(value)] = replace("", value.detach())
-    try:
-        duplicate = _copied(model, memo)
-    except Exception as error:
-        raise TypeError(
-            f"Expected `model` to be deep-copyable, but `copy.deepcopy` failed: {error}. "
-            "Keep what cannot be copied (open files, locks, generators) outside of the module."
-        ) from error
-    return duplicate
-
-
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return `copy.deepcopy(model, memo)`, 2 to 4 times as fast: most of what a module holds is empty or immutable."""
-    modules = [module for module in model.modules() if not _copies_itself(module)]
-    for module in modules:
-        memo[id(module)] = module.__class__.__new__(module.__class__)
-    for module in modules:
-        state = dict(vars(module))
-        state.pop("_compiled_call_impl", None)  # what `module.compile()` made; `nn.Module` leaves it out of copies too
-        vars(memo[id(module)]).update((name, _copied_value(value, memo)) for name, value in state.items())
-    return copy.deepcopy(model, memo)
-
-
-def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
-    if value is None or type(value) in IMMUTABLE:
-        return value
-    if type(value) not in CONTAINERS or (value and type(value) is not dict) or id(value) in memo:
-        return copy.deepcopy(value, memo)
-    memo[id(value)] = duplicate = type(value)()
-    if value:
-        duplicate.update((key, _copied_value(item, memo)) for key, item in value.items())
-    return duplicate
-
-
-def _copies_itself(module: nn.Module) -> bool:
-    """Whether a module has a way of its own to be copied."""
-    kind = type(module)
-    return any(
-        getattr(kind, name, None) is not getattr(nn.Module, name, None)
-        for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
-    )
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    """Return `new` as the same kind of tensor as `old`: a parameter stays one, frozen stays frozen."""
-    if not isinstance(old, nn.Parameter):
-        return new
-    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-    vars(parameter).update(vars(old))
-    return parameter
-
-
-def to_working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy of `tensor` on the CPU; floating point in `dtype`, anything else as it is."""
-    tensor = tensor.detach()
-    return tensor.to("cpu", dtype, copy=True) if tensor.is_floating_point() else tensor.to("cpu", copy=True)
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return nested inputs (tuples, lists, dicts) with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        changed = copy.copy(value)
-        changed.update((key, map_tensors(item, change)) for key, item in value.items())
-        return changed
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, change) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(item, change) for item in value)
-    return value
-
-
-def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of `model` on the CPU in working precision and eval mode."""
-    return copy_with(model, lambda _, tensor: to_working(tensor, dtype)).eval()
 
 
 def export(

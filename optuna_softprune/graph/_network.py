@@ -96,17 +96,48 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 
 
 def memory_ties(model: nn.Module) -> dict[str, str]:
-    """Map tensors that are distinct objects over one memory to the name of a tensor they share it with.
+    """Map tensors that are distinct objects over the same elements of memory to the name of one they share them with.
 
-    A tie of one parameter under two names is kept by pruning. Such a tie would be cut.
+    A tie of one parameter under two names is kept by pruning. Such a tie would be cut. Tensors that lie side by side in
+    one storage share nothing.
     """
-    by_memory: dict[int, list[str]] = {}
+    by_storage: dict[int, list[tuple[int, int, str, Tensor]]] = {}
     for name, tensor in tensors(model):
         if tensor.numel():
-            by_memory.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
-    return {
-        name: next(other for other in names if other != name)
-        for names in by_memory.values()
-        if len(names) > 1
-        for name in names
-    }
+            first, last = _extent(tensor)
+            by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((first, last, name, tensor))
+    ties: dict[str, str] = {}
+    for held in by_storage.values():
+        near: list[tuple[int, int, str, Tensor]] = []  # whose extents overlap, one with the next
+        for each in sorted(held, key=lambda each: each[:2]):
+            if near and each[0] >= max(last for _, last, _, _ in near):
+                near = []
+            for other in near:
+                if other[1] > each[0] and _overlap(each[3], other[3]):
+                    ties.setdefault(each[2], other[2])
+                    ties.setdefault(other[2], each[2])
+            near.append(each)
+    return ties
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Return the first byte of a storage that a tensor has an element in, and the one behind the last."""
+    first = tensor.storage_offset() * tensor.itemsize
+    reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(first), int(first + (reach + 1) * tensor.itemsize)
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one storage, whose extents overlap, have an element in common."""
+    if one.dtype != other.dtype:
+        return True
+    (first, last), (start, stop) = _extent(one), _extent(other)
+    begin = min(first, start)
+    found = torch.zeros((max(last, stop) - begin) // one.itemsize, dtype=torch.bool)
+    for each in (one, other):
+        offset = each.storage_offset() - begin // each.itemsize
+        places = found.as_strided(each.shape, each.stride(), offset)
+        if places.any():
+            return True
+        places.fill_(True)
+    return False

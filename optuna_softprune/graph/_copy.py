@@ -1,0 +1,133 @@
+"""Copies of a network in which each tensor is what it is to become."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Memo = dict[int, Any]
+    Replace = Callable[[str, Tensor], Tensor]
+
+# What modules mostly hold: values that need no copy, and containers that are mostly empty.
+IMMUTABLE = frozenset({bool, int, float, complex, str, bytes, type(None)})
+MAPPINGS = frozenset({dict, OrderedDict})
+
+
+def copy_with(model: nn.Module, replace: Replace) -> nn.Module:
+    """Return a deep copy of `model` in which every tensor is what `replace` makes of it.
+
+    All references follow, wherever the network keeps them, so tied tensors stay tied. `replace` is called once
+    per tensor with its first qualified name; for one that is neither parameter nor buffer the name is empty.
+    """
+    memo: Memo = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        memo[id(tensor)] = _like(tensor, replace(name, tensor.detach()))
+    try:
+        duplicate: nn.Module = _copied(model, memo, replace)
+    except Exception as error:
+        raise TypeError(
+            f"Expected `model` to be deep-copyable, but `copy.deepcopy` failed: {error}. "
+            "Keep what cannot be copied (open files, locks, generators) outside of the module."
+        ) from error
+    return duplicate
+
+
+def _copied(value: Any, memo: Memo, replace: Replace) -> Any:
+    """Return `copy.deepcopy(value, memo)`, 2 to 4 times as fast: most of what a module holds is empty or immutable.
+
+    As there, what is held is whole before what holds it: copies that a module makes in its own way need that.
+    """
+    kind = type(value)
+    if kind in IMMUTABLE:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, Tensor):
+        memo[id(value)] = _like(value, replace("", value.detach()))
+    elif isinstance(value, nn.Module) and not _copies_itself(value):
+        memo[id(value)] = duplicate = object.__new__(kind)
+        # `nn.Module` leaves out of copies what `module.compile()` has made.
+        state = {name: each for name, each in vars(value).items() if name != "_compiled_call_impl"}
+        vars(duplicate).update((name, _copied(each, memo, replace)) for name, each in state.items())
+    elif kind in MAPPINGS:
+        memo[id(value)] = duplicate = kind()
+        duplicate.update((copy.deepcopy(key, memo), _copied(each, memo, replace)) for key, each in value.items())
+    elif kind is list:
+        memo[id(value)] = duplicate = []
+        duplicate.extend(_copied(each, memo, replace) for each in value)
+    elif kind is tuple:
+        return tuple(_copied(each, memo, replace) for each in value)
+    else:
+        with _Replacing(replace):
+            return copy.deepcopy(value, memo)
+    return memo[id(value)]
+
+
+class _Replacing(TorchFunctionMode):
+    """Replaces the tensors that `copy.deepcopy` meets; it would refuse those that are not leaves."""
+
+    def __init__(self, replace: Replace) -> None:
+        super().__init__()
+        self._replace = replace
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = _like(tensor, self._replace("", tensor.detach()))
+        return memo[id(tensor)]
+
+
+def _copies_itself(module: nn.Module) -> bool:
+    """Whether a module has a way of its own to be copied."""
+    kind = type(module)
+    return any(
+        getattr(kind, name, None) is not getattr(nn.Module, name, None)
+        for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
+    )
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """Return `new` as the same kind of tensor as `old`: a parameter stays one, frozen stays frozen."""
+    if not isinstance(old, nn.Parameter):
+        return new
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+    vars(parameter).update(vars(old))
+    return parameter
+
+
+def to_working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of `tensor` on the CPU; floating point in `dtype`, anything else as it is."""
+    tensor = tensor.detach()
+    return tensor.to("cpu", dtype, copy=True) if tensor.is_floating_point() else tensor.to("cpu", copy=True)
+
+
+def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of `model` on the CPU in working precision and eval mode."""
+    return copy_with(model, lambda _, tensor: to_working(tensor, dtype)).eval()
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return nested inputs (tuples, lists, dicts) with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        changed = copy.copy(value)
+        changed.update((key, map_tensors(item, change)) for key, item in value.items())
+        return changed
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
