@@ -419,3 +419,29 @@ def test_wrong_reconstruction_is_said(reconstruction: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 5)).eval()
     with pytest.raises(TypeError, match=r"Expected `reconstruction` to be a `LeastSquares` or None, but got"):
         PruningSpace(model, (torch.zeros(1, 4),), reconstruction=reconstruction)
+
+
+def test_means_are_left_to_a_batch_norm_that_reads_the_refitted_layer_alone() -> None:
+    class Normed(nn.Module):
+        def __init__(self, *, alone: bool) -> None:
+            super().__init__()
+            self.stem, self.conv, self.norm = nn.Conv2d(3, 7, 1), nn.Conv2d(7, 5, 3, bias=False), nn.BatchNorm2d(5)
+            self.alone = alone
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(self.stem(x).relu())
+            normed: torch.Tensor = self.norm(y)
+            return normed if self.alone else normed + y
+
+    x = inputs(6, 3, 7, 7)
+    for alone in (True, False):
+        model = double(Normed(alone=alone))
+        space = space_of(model, x)
+        c, stay = removing(space, stem=3)
+        small: Any = space.prune(c)
+        counts = _counts(model.conv, model.stem(x)).detach().numpy().repeat(len(x), 0).reshape(-1)
+        read = model.stem(x).relu().movedim(1, 0).reshape(7, -1).T.detach().numpy()
+        dense = model.conv.weight.detach().permute(0, 2, 3, 1).reshape(-1, 7).numpy()
+        weight, _ = refitted(np.repeat(read, counts.astype(int), axis=0), dense, stay["stem"], centred=alone)
+        got = small.conv.weight.detach().permute(0, 2, 3, 1).reshape(len(weight), -1).numpy()
+        np.testing.assert_allclose(got, weight, rtol=1e-8, atol=1e-10)

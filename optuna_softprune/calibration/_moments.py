@@ -5,7 +5,7 @@
 | X | what a contraction reads: of each channel its value at every position of every sample | (g, d, positions) |
 | G | second moments, X X^T / positions | (g, d, d) |
 | m | means of channels | (g, d) |
-| S | G, or G - m m^T where a bias makes up for means | (g, d, d) |
+| S | G, or G - m m^T where a bias or a batch norm makes up for means | (g, d, d) |
 | H | S + ridge * mean(diag S) I | (g, d, d) |
 """
 
@@ -46,6 +46,7 @@ class Moments:
         energy: The diagonal of G, shape (g, d).
         mean: m, shape (g, d).
         second: G, shape (g, d, d); None if it would have taken more memory than there is.
+        normalised: Whether a batch norm, which takes means off, is the first to read what the contraction makes.
     """
 
     contraction: Contraction
@@ -53,16 +54,17 @@ class Moments:
     energy: Tensor
     mean: Tensor
     second: Tensor | None
+    normalised: bool
 
     @property
     def shifts_bias(self) -> bool:
-        """Whether a constant can be added to what the contraction makes: it has a bias that all outputs see alike."""
-        return self.contraction.bias is not None and self.contraction.whole
+        """Whether a bias has to make up for means, and can: it is there, and all outputs see it alike."""
+        return self.contraction.bias is not None and self.contraction.whole and not self.normalised
 
     @property
     def spread(self) -> Tensor | None:
-        """S (g, d, d): G, about the mean where a bias makes up for means."""
-        if self.second is None or not self.shifts_bias:
+        """S (g, d, d): G, about the mean where a bias or a batch norm makes up for means."""
+        if self.second is None or not (self.shifts_bias or self.normalised):
             return self.second
         return self.second - self.mean[:, :, None] * self.mean[:, None, :]
 
@@ -100,6 +102,7 @@ class Collector(TorchFunctionMode):
         super().__init__()
         self._names, self._reading = names, reading
         self._sums: dict[str, _Sums] = {}
+        self._last: tuple[Any, _Sums] | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -109,12 +112,16 @@ class Collector(TorchFunctionMode):
             with self:  # it is made of contractions, and would ask only for itself as a whole
                 return _UNASKED_ATTENTION(*args, **kwargs)
         out = func(*args, **kwargs)
+        if func is F.batch_norm and self._last is not None and self._last[0] is (args[0] if args else kwargs["input"]):
+            self._last[1].normalised = True
         given = operands(func, args, kwargs)
         name = None if given is None else self._names.get(id(given.get("weight")))
         if given is not None and name in self._reading:
             found = contraction(func, given, name, self._names.get(id(given.get("bias"))))
             if found is not None:
-                self._sums.setdefault(name, _Sums(found)).add(*inputs(func, given, found.groups, out))
+                sums = self._sums.setdefault(name, _Sums(found))
+                sums.add(*inputs(func, given, found.groups, out))
+                self._last = out, sums
         return out
 
     def moments(self) -> dict[str, Moments]:
@@ -145,6 +152,7 @@ class _Sums:
 
     def __init__(self, found: Contraction) -> None:
         self._contraction = found
+        self.normalised = False
         self._positions, self._weight = 0, 0.0
         self._energy: Tensor | None = None
         self._mean: Tensor | None = None
@@ -184,6 +192,7 @@ class _Sums:
             energy=energy,
             mean=(self._mean / self._weight).cpu(),
             second=second,
+            normalised=self.normalised,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from optuna_softprune._errors import CalibrationWarning, shorten
@@ -68,8 +68,11 @@ class LeastSquares:
         if moments is None:
             return "no linear layer or convolution was seen to read with it"
         contraction = moments.contraction
-        if not _only_reads(network, contraction.weight, contraction.bias):
+        readers = _readers(network, contraction.weight, contraction.bias)
+        if readers is None:
             return "it is used elsewhere too"
+        if any(operation_name(user) != "batch_norm" for node in readers for user in node.users):
+            moments = replace(moments, normalised=False)
         units = network.tensors[contraction.weight, contraction.axis].reshape(-1, moments.energy.shape[1])
         if (units != units[0]).any():
             return "whole groups of the convolution go: nothing that stays reads the same"
@@ -82,17 +85,20 @@ class LeastSquares:
         return Refit(network=network, contraction=contraction, units=units[0], damped=damped, mean=mean)
 
 
-def _only_reads(network: Network, weight: str, bias: str | None) -> bool:
-    """Whether a weight, and its bias, are used as such and as nothing else."""
+def _readers(network: Network, weight: str, bias: str | None) -> list[Node] | None:
+    """Return the contractions that a weight and its bias belong to; None if they are used as something else too."""
     nodes = {node.name: node for node in network.exported.graph.nodes if node.op == "placeholder"}
     of_tensor: dict[str, list[Node]] = {}
     for name, tensor in network.exported.tensors.items():
         of_tensor.setdefault(tensor, []).append(nodes[name])
-    users = [(place, user) for place in of_tensor[weight] for user in place.users]
-    return all(
+    readers = [(place, user) for place in of_tensor[weight] for user in place.users]
+    as_weight = all(
         operation_name(user) in WEIGHTED and [i for i, each in enumerate(user.args) if each is place] == [1]
-        for place, user in users
-    ) and {user for place in of_tensor.get(bias or "", ()) for user in place.users} <= {user for _, user in users}
+        for place, user in readers
+    )
+    found = [user for _, user in readers]
+    as_bias = all(user in found for place in of_tensor.get(bias or "", ()) for user in place.users)
+    return found if as_weight and as_bias else None
 
 
 def _warn_of_little_data(moments: list[Moments]) -> None:
