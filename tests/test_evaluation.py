@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -200,8 +201,97 @@ def test_a_metric_may_do_with_its_network_what_it_likes(use: Callable[[nn.Module
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
 
 
-def test_metric_without_a_call_is_an_error_even_where_the_network_is_read() -> None:
-    objective = PruningObjective(SPACE, lambda model: float(sum(p.numel() for p in model.parameters())))
+def quantised(model: nn.Module) -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def tuned(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model(X) - X).square().mean().backward()
+    optimizer.step()
+    return model
+
+
+def saved_and_loaded(model: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    assert b"softprune" not in buffer.getvalue()
+    buffer.seek(0)
+    loaded: nn.Module = torch.load(buffer, weights_only=False)
+    return loaded
+
+
+def of_its_state(model: nn.Module) -> nn.Module:
+    state = model.state_dict()
+    widths = [state[f"{i}.weight"].shape[0] for i in (0, 2, 4)]
+    again = mlp(6, *widths, 6)
+    again.load_state_dict(state)
+    return again
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    made: nn.Module = torch.compile(model, backend="eager")
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+@pytest.mark.parametrize("cache_bytes", [2**28, 0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        quantised, tuned, torch.optim.swa_utils.AveragedModel, saved_and_loaded, of_its_state, compiled,
+        torch.jit.script, lambda model: torch.jit.trace(model, X), lambda model: torch.export.export(model, (X,)).module(),
+        lambda model: pickle.loads(pickle.dumps(model)), lambda model: copy.copy(model),
+    ],
+    ids=["quantised", "tuned", "averaged", "saved", "state", "compiled", "scripted", "traced", "exported", "pickled",
+         "shallow"],
+)  # fmt: skip
+def test_metric_may_run_what_it_made_of_its_network(
+    make: Callable[[nn.Module], nn.Module], cache_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def metric(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(make_with_gradients(model)(X).square().mean().item())
+
+    def make_with_gradients(model: nn.Module) -> nn.Module:
+        with torch.enable_grad():
+            return make(model)
+
+    objective = PruningObjective(SPACE, metric, cache_bytes=cache_bytes)
+    optuna.logging.enable_propagation()
+    for c in (HALF, dict.fromkeys(HALF, 0.0)):
+        assert evaluate(objective, c) == pytest.approx(metric(SPACE.prune(c).eval()), rel=1e-5)
+    optuna.logging.disable_propagation()
+    if make is not compiled:  # which runs the hooks of an earlier network of the same form
+        assert not [message for message in caplog.messages if "neither ran nor copied" in message]
+
+
+@pytest.mark.parametrize("cache_bytes", [2**28, 0])
+def test_metric_that_may_have_used_the_weights_is_warned_once(
+    cache_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = PruningObjective(
+        SPACE, lambda model: float(sum(p.numel() for p in model.parameters())), cache_bytes=cache_bytes
+    )
+    optuna.logging.enable_propagation()
+    values = [evaluate(objective, c) for c in (HALF, HALF)]
+    optuna.logging.disable_propagation()
+    assert values == [SPACE.parameters(HALF)] * 2
+    assert sum("neither ran nor copied" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("cache_bytes", [2**28, 0])
+@pytest.mark.parametrize("look", [lambda model: model.eval(), lambda model: list(model.modules())])
+def test_metric_of_the_dense_network_is_an_error(look: Callable[[nn.Module], Any], cache_bytes: int) -> None:
+    def metric(model: nn.Module) -> float:
+        look(model)
+        with torch.no_grad():
+            return float(MODEL(X).sum().item())
+
+    objective = PruningObjective(SPACE, metric, cache_bytes=cache_bytes)
     with pytest.raises(ValueError, match="but it never did"):
         evaluate(objective, HALF)
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from optuna_softprune.evaluation._blocks import block_length, blocks, is_by_example, joined
 from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._inputs import Inputs, Place
-from optuna_softprune.evaluation._lazy import LazyCandidate, Watch, lazy_class, lazy_module
+from optuna_softprune.evaluation._lazy import LazyCandidate, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
 from optuna_softprune.evaluation._program import NotSharedError, Program, program
 from optuna_softprune.evaluation._sharing import Sharing
+from optuna_softprune.evaluation._watch import Watch
 from optuna_softprune.graph import map_tensors, tensors
 from optuna_softprune.reconstruction import Fresh
 from optuna_softprune.removal import random_parts, remove
@@ -75,7 +76,7 @@ class Evaluator:
 
         Args:
             candidate: The units that it keeps.
-            watch: Is told when it is called.
+            watch: Is told when it is used.
         """
         watch = watch or Watch()
         make = functools.partial(self._removed, candidate)

@@ -14,27 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from optuna_softprune.evaluation._watch import Watch
+
 CANDIDATE = "_softprune_candidate"
-
-
-class Watch:
-    """Whether a network, or a part of it, was called."""
-
-    def __init__(self) -> None:
-        self.called = False
-        self._hooks: list[Any] = []
-
-    def on(self, model: nn.Module) -> None:
-        """Look at every module of `model`."""
-        self._hooks += [module.register_forward_pre_hook(self._note) for module in model.modules()]
-
-    def off(self) -> None:
-        """Leave no trace in the network."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _note(self, *_: Any) -> None:
-        self.called = True
 
 
 class LazyCandidate:
@@ -145,7 +127,7 @@ def _getattribute(self: nn.Module, name: str) -> Any:
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     candidate = _candidate(self)
     if candidate is not None and not candidate.changed():
-        candidate.watch.called = True
+        candidate.watch.used = True
         try:
             return candidate.forward(args, kwargs)
         except NotSharedError:

@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from optuna_softprune.evaluation._lazy import Watch
+from optuna_softprune.evaluation._watch import Watch
 
 # `metric(model)`, or `metric(model, trial)`.
 Metric = Callable[..., "float | Mapping[str, float]"]
@@ -31,7 +31,13 @@ def takes_trial(metric: Metric) -> bool:
     return any(p.name == TRIAL and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters[1:])
 
 
-def measure(metric: Metric, evaluator: Evaluator, candidate: Candidate, names: Iterable[str]) -> dict[str, float]:
+def measure(
+    metric: Metric,
+    evaluator: Evaluator,
+    candidate: Candidate,
+    names: Iterable[str],
+    dense: Mapping[str, float] | None = None,
+) -> dict[str, float]:
     """Return the named metrics of a candidate; a metric that is a single float is called `metric`.
 
     Args:
@@ -39,20 +45,26 @@ def measure(metric: Metric, evaluator: Evaluator, candidate: Candidate, names: I
         evaluator: Makes the removed network.
         candidate: The candidate.
         names: Names that must be there.
+        dense: The metrics of the dense network, if they are known.
 
     Raises:
         TypeError: If the metric returns no float, or no mapping of names to floats.
-        ValueError: If a name is missing, or the metric never ran the model that it was given.
+        ValueError: If a name is missing, or the metric did not use the model that it was given.
     """
     watch = Watch()
     returned = metric(evaluator.module(candidate, watch))
     watch.off()
-    if not watch.called:
-        raise ValueError(
-            "Expected `metric` to run the model that it is given, but it never did: it must use its argument, not the "
-            "dense network from around it, or every candidate gets the dense network's value."
-        )
     values = _named(returned)
+    if not watch.used:
+        if not watch.seen or (values == dense and not candidate.kept.all()):
+            raise ValueError(
+                "Expected `metric` to run the model that it is given, but it never did: it must use its argument, not "
+                "the dense network from around it, or every candidate gets the dense network's value."
+            )
+        evaluator.tell(
+            "The metric neither ran nor copied the network that it was given, but may have read its weights. If it ran "
+            "the dense network instead, every candidate has that one's value: use the argument."
+        )
     missing = [name for name in names if name not in values]
     if missing:
         raise ValueError(f"Expected `metric` to return {missing}, but got only {list(values)}.")

@@ -125,7 +125,7 @@ class PruningObjective:
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
         known = self._known_trial(trial, space, c) if self._reuse and isinstance(trial, optuna.Trial) else None
-        metrics = self._metrics(trial, space, c, known, list(dense))
+        metrics = self._metrics(trial, space, c, known, dense)
         problem = not_finite(metrics)
         if problem:
             trial.set_user_attr(FAILURE, problem)
@@ -175,7 +175,7 @@ class PruningObjective:
         space: PruningSpace,
         c: dict[str, float],
         known: optuna.trial.FrozenTrial | None,
-        names: list[str],
+        dense: dict[str, float],
     ) -> dict[str, float]:
         if known is not None:
             for step, value in known.intermediate_values.items():  # pruners compare trials by them
@@ -183,7 +183,7 @@ class PruningObjective:
             metrics: dict[str, float] = known.user_attrs[CANDIDATE]["metrics"]
             return metrics
         try:
-            return self._measured(space, c, trial, names)
+            return self._measured(space, c, trial, list(dense), dense)
         except optuna.TrialPruned:
             raise
         except Exception as error:
@@ -191,10 +191,15 @@ class PruningObjective:
             raise
 
     def _measured(
-        self, space: PruningSpace, c: dict[str, float], trial: optuna.trial.BaseTrial, names: Sequence[str]
+        self,
+        space: PruningSpace,
+        c: dict[str, float],
+        trial: optuna.trial.BaseTrial,
+        names: Sequence[str],
+        dense: dict[str, float] | None = None,
     ) -> dict[str, float]:
         metric: Metric = functools.partial(self._metric, trial=trial) if self._takes_trial else self._metric
-        return measure(metric, self._evaluator_of(space), space.candidate(c), names)
+        return measure(metric, self._evaluator_of(space), space.candidate(c), names, dense)
 
     def _evaluator_of(self, space: PruningSpace) -> Evaluator:
         with self._making:
