@@ -61,9 +61,9 @@ def search(worker: int) -> None:
         sampler=FeasibleGridSampler(space, constraint, levels=6),
     )
     sp.recover(study)
-    study.optimize(sp.PruningObjective(space, psnr, constraint))
-    done = sum(t.user_attrs["softprune:owner"]["pid"] == multiprocessing.current_process().pid for t in study.trials)
-    print(f"worker {worker}: {done} trials")
+    done: list[int] = []
+    study.optimize(sp.PruningObjective(space, psnr, constraint), callbacks=[lambda _, trial: done.append(trial.number)])
+    print(f"worker {worker}: {len(done)} trials")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,17 @@ def _same_weights_every_time() -> None:
 
 
 @pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Capture what goes to Optuna's handler, which is there for all that this package says."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    yield caplog
+    optuna.logging.disable_propagation()
+    optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Give the address of a storage without a study of the tests' name, and leave none there."""
     kind = request.param

@@ -243,7 +243,8 @@ def compiled(model: nn.Module) -> nn.Module:
     "make",
     [
         quantised, tuned, torch.optim.swa_utils.AveragedModel, saved_and_loaded, of_its_state, compiled,
-        torch.jit.script, lambda model: torch.jit.trace(model, X), lambda model: torch.export.export(model, (X,)).module(),
+        torch.jit.script, lambda model: torch.jit.trace(model, X),
+        lambda model: torch.export.export(model, (X,)).module(),
         lambda model: pickle.loads(pickle.dumps(model)), lambda model: copy.copy(model),
     ],
     ids=["quantised", "tuned", "averaged", "saved", "state", "compiled", "scripted", "traced", "exported", "pickled",

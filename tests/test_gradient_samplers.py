@@ -17,7 +17,7 @@ from test_constraint import SMALL, space_of
 
 from optuna_softprune import SparsityConstraint
 from optuna_softprune.samplers import FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
-from optuna_softprune.storage import OWNER, claim_of, this_worker
+from optuna_softprune.storage import claim_of, this_worker, write_owner
 from optuna_softprune.testing import AnalyticProblem, analytic_problem, analytic_problems
 
 if TYPE_CHECKING:
@@ -244,11 +244,11 @@ def test_killed_and_interrupted_trials_do_not_count(kind: type[ReplaySampler]) -
     study = optuna.create_study(sampler=kind(problem.constraint))
     for _ in range(3):
         trial = study.ask()
-        trial.set_user_attr(OWNER, this_worker())
+        write_owner(trial, this_worker())
         coefficients(problem, trial)
         study.tell(trial, state=TrialState.FAIL)  # no reason of the metric
     dead = study.ask()
-    dead.set_user_attr(OWNER, {**this_worker(), "start": "1"})
+    write_owner(dead, {**this_worker(), "start": "1"})
     coefficients(problem, dead)
     study.optimize(objective(problem), n_trials=40)
     assert points(study) == alone

@@ -17,7 +17,7 @@ from test_constraint import LARGE, SMALL, space_of
 
 from optuna_softprune import SparsityConstraint, remaining_trials
 from optuna_softprune.samplers import FeasibleGridSampler
-from optuna_softprune.storage import OWNER, this_worker
+from optuna_softprune.storage import this_worker, write_owner
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 CONSTRAINT = SparsityConstraint(SMALL, 0.5, tolerance=0.03)
@@ -128,11 +128,11 @@ def test_killed_and_interrupted_trials_do_not_count() -> None:
     study = optuna.create_study(sampler=sampler)
     for _ in range(3):
         trial = study.ask()
-        trial.set_user_attr(OWNER, this_worker())
+        write_owner(trial, this_worker())
         SMALL.suggest(trial)
         study.tell(trial, state=TrialState.FAIL)  # no reason of the metric
     dead = study.ask()
-    dead.set_user_attr(OWNER, {**this_worker(), "start": "1"})
+    write_owner(dead, {**this_worker(), "start": "1"})
     SMALL.suggest(dead)
     study.optimize(lambda trial: sum(SMALL.suggest(trial).values()))
     assert len(set(proposed(study))) == len(proposed(study)) == len(sampler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -437,3 +438,20 @@ def test_wrong_requirements_are_said() -> None:
         Requirement("psnr", at_least=2, at_most=1)
     assert Requirement("psnr", at_least=2.0, at_most=4.0).violation(5.0) == 0.25
     assert Requirement("error", at_most=0.0).violation(0.5) == 0.5
+
+
+def test_what_is_said_goes_to_optunas_handler_at_its_level() -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    logging.getLogger("optuna").addHandler(handler)
+    counts = []
+    for level in (optuna.logging.INFO, optuna.logging.WARNING, optuna.logging.ERROR):
+        optuna.logging.set_verbosity(level)
+        said.clear()
+        study_of().optimize(PruningObjective(SPACE, lambda model: model(X).mean().item(), CONSTRAINT), n_trials=1)
+        ours = [record for record in said if "softprune" in record.name]
+        assert all(record.levelno >= level for record in ours)
+        counts.append((len(ours), sum("groups; sparsity up to" in record.getMessage() for record in ours)))
+    logging.getLogger("optuna").removeHandler(handler)
+    assert counts == [(3, 1), (1, 0), (0, 0)]  # the network and its metrics; that gradients are enabled; nothing

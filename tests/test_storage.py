@@ -27,7 +27,8 @@ from searching import NAME, open_together, searched
 import optuna_softprune.storage._lease
 import optuna_softprune.storage._open
 from optuna_softprune import StorageError, open_storage, recover, remaining_trials
-from optuna_softprune.storage import FAILURE, OWNER, Recovery, this_worker
+from optuna_softprune.storage import FAILURE, Recovery, owner_of, this_worker, write_owner
+from optuna_softprune.storage._optuna import seen_at, write_seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,7 @@ def running(study: optuna.Study, owner: dict[str, Any] | None) -> optuna.Trial:
     trial = study.ask()
     trial.suggest_float("x", 0, 1)
     if owner is not None:
-        trial.set_user_attr(OWNER, owner)
+        write_owner(trial, owner)
     return trial
 
 
@@ -347,7 +348,7 @@ def test_worker_elsewhere_is_dead_when_it_was_not_seen_for_ten_minutes(monkeypat
     shown = running(study, {**this_worker(), "host": "another"})
     before_it_began = running(study, None)
     now = time.time()
-    shown.set_user_attr("softprune:seen", now + 500)
+    write_seen(shown, now + 500)
     assert recover(study).taken_up == ()
     monkeypatch.setattr(time, "time", lambda: now + 601)
     found = recover(study)
@@ -361,7 +362,9 @@ def test_long_trials_show_that_their_worker_lives(monkeypatch: pytest.MonkeyPatc
     objective, _ = searched("random", seconds=0.5)
     study = optuna.create_study(storage=open_storage(tmp_path / "slow.journal"), direction="maximize")
     study.optimize(objective, n_trials=1)
-    assert study.trials[0].user_attrs["softprune:seen"] >= study.trials[0].datetime_start.timestamp() + 0.04  # type: ignore[union-attr]
+    begun = study.trials[0].datetime_start
+    assert begun is not None
+    assert seen_at(study.trials[0]) >= begun.timestamp() + 0.04
 
 
 @pytest.mark.parametrize(("kind", "name"), [("journal", "SIGTERM"), ("sqlite", "SIGINT")])
@@ -457,7 +460,10 @@ def test_owner_is_written_by_the_objective_before_the_metric_runs(tmp_path: Path
     process = start(storage, 3)
     process.communicate(timeout=60)
     study = optuna.load_study(study_name=NAME, storage=open_storage(storage))
-    owners = [trial.user_attrs[OWNER] for trial in study.trials]
+    owners = [owner_of(trial) for trial in study.trials]
+    assert not [
+        key for trial in study.trials for key in trial.user_attrs if key in ("softprune:owner", "softprune:seen")
+    ]
     assert {owner["pid"] for owner in owners} == {process.pid}
     assert owners[0]["host"] == this_worker()["host"]
 

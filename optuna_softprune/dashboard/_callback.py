@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.artifacts import upload_artifact
 
+from optuna_softprune._log import LOGGER
 from optuna_softprune.dashboard._publish import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import optuna
     from optuna.trial import FrozenTrial
     from torch import nn
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 # What the first update is taken to cost, in seconds, before one was measured: plotly is imported then.
 FIRST_UPDATE_S = 2.0
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 class DashboardCallback:
@@ -81,7 +80,7 @@ class DashboardCallback:
             kind = type(error).__name__
             if kind not in self._said:
                 self._said.add(kind)
-                _logger.warning(f"The dashboard's view of {study.study_name!r} could not be updated: {kind}: {error}")
+                LOGGER.warning(f"The dashboard's view of {study.study_name!r} could not be updated: {kind}: {error}")
         finally:
             self._last = time.monotonic() - begin
             self._spent += self._last

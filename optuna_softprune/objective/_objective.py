@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 
+from optuna_softprune._log import LOGGER
 from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
 from optuna_softprune.objective._arguments import check_arguments, check_study
 from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, claim
 from optuna_softprune.storage import (
     FAILURE,
-    OWNER,
     History,
     PerStudy,
     all_trials,
@@ -25,6 +25,7 @@ from optuna_softprune.storage import (
     lease,
     mirror_constraints,
     this_worker,
+    write_owner,
 )
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 Direction = Literal["maximize", "minimize"]
 COUNTS = ("sparsity", "parameters", "macs")
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 class PruningObjective:
@@ -107,7 +106,7 @@ class PruningObjective:
         if not isinstance(trial, optuna.Trial):
             return self._evaluated(trial, None)
         try:
-            trial.set_user_attr(OWNER, this_worker())
+            write_owner(trial, this_worker())
             with lease(trial):
                 return self._evaluated(trial, trial.study)
         except (KeyboardInterrupt, SystemExit) as interruption:
@@ -129,7 +128,7 @@ class PruningObjective:
         problem = not_finite(metrics)
         if problem:
             trial.set_user_attr(FAILURE, problem)
-            _logger.warning(f"Trial {trial.number} failed: {problem}.")
+            LOGGER.warning(f"Trial {trial.number} failed: {problem}.")
             return self._returned([float("nan")] * len(self._objectives))
         for requirement in self._requirements:
             violations[requirement.key] = requirement.violation(metrics[requirement.metric])
@@ -204,7 +203,7 @@ class PruningObjective:
     def _evaluator_of(self, space: PruningSpace) -> Evaluator:
         with self._making:
             if space not in self._evaluators:
-                self._evaluators[space] = space.evaluator(self._cache_bytes, _logger.warning)
+                self._evaluators[space] = space.evaluator(self._cache_bytes, LOGGER.warning)
             return self._evaluators[space]
 
     def _known_trial(
@@ -233,7 +232,7 @@ class PruningObjective:
         check_study(study, self._directions, self._constraint)
         space = claim(study, self._space, self._settings())
         highest = space.sparsity(space.lattice.highest)
-        _logger.info(
+        LOGGER.info(
             f"{len(space.groups)} groups; sparsity up to {highest:.3f} can be reached; study "
             f"{study.study_name!r} has {len(all_trials(study))} trials."
         )
@@ -262,7 +261,7 @@ class PruningObjective:
         if held is None:
             held = self._dense = self._dense or self._measured_dense(space)
             study.set_user_attr(DENSE, held)
-            _logger.info(f"Dense network: {held}.")
+            LOGGER.info(f"Dense network: {held}.")
         return held
 
     def _measured_dense(self, space: PruningSpace) -> dict[str, float]:

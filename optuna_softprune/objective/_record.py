@@ -2,7 +2,7 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
 `order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
-`iteration`, `owner`, `seen`, `failure`, `interrupted`, and `candidate`: units kept of each group and all named metrics.
+`iteration`, `failure`, `interrupted`, and `candidate`: units kept of each group and all named metrics.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 import scipy
 import torch
 
 from optuna_softprune._errors import StudyMismatchError
+from optuna_softprune._log import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import optuna
 
     from optuna_softprune._space import PruningSpace
 
@@ -35,8 +37,6 @@ OBJECTIVE = f"{PREFIX}objective"
 CONSTRAINT = f"{PREFIX}constraint"
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any]) -> PruningSpace:
@@ -66,7 +66,7 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
     order = [np.array(units, np.int64) for units in json.loads(_joined(held))]
     moved = sum(int((a != b).any()) for a, b in zip(order, space.order, strict=True))
     if moved:
-        _logger.warning(
+        LOGGER.warning(
             f"The units of {moved} groups rank differently here than when the study began (another device or other "
             "calibration batches): the study's order is used."
         )
@@ -102,7 +102,7 @@ def versions() -> dict[str, str]:
 def _tell_versions(held: Mapping[str, str]) -> None:
     changed = [f"{name} {held.get(name)} -> {now}" for name, now in versions().items() if held.get(name) != now]
     if changed:
-        _logger.warning(f"The study was begun with other versions: {', '.join(changed)}. Its results are kept.")
+        LOGGER.warning(f"The study was begun with other versions: {', '.join(changed)}. Its results are kept.")
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
+from optuna_softprune._log import LOGGER
 from optuna_softprune.storage import Claim, History, PerStudy, Point, write_claim
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ FloatArray = NDArray[np.float64]
 # How long a worker with nothing left to do waits for the last points of the others, in case one of them dies.
 WAIT_S = 10.0
 POLL_S = 0.2
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 class Progress(Protocol):
@@ -145,7 +144,7 @@ class ClaimingSampler(BaseSampler, Generic[ProgressT]):
         self._refuse_several_objectives(study)
         if param_name not in self._told:
             self._told.add(param_name)
-            _logger.warning(
+            LOGGER.warning(
                 f"Parameter {param_name!r} is no coefficient that {type(self).__name__} searches: it is drawn at "
                 "random."
             )

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
+from optuna_softprune._log import LOGGER
 from optuna_softprune.coefficients import SparsityConstraint, feasible_points
 from optuna_softprune.samplers._claiming import ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, claim_of
@@ -18,6 +18,7 @@ from optuna_softprune.storage import Claim, History, Point, claim_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import optuna
     from optuna.trial import FrozenTrial
 
     from optuna_softprune._space import PruningSpace
@@ -27,8 +28,6 @@ MOST_POINTS = 2_000_000
 BY = "FeasibleGridSampler"
 
 FloatArray = NDArray[np.float64]
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 class FeasibleGridSampler(ClaimingSampler["_Progress"]):
@@ -68,7 +67,7 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
             name for name, count, level in zip(self._lattice.names, counts, grid, strict=True) if len(level) < count
         ]
         if merged:
-            _logger.warning(f"Groups with fewer units than levels have a level for each unit: {', '.join(merged)}.")
+            LOGGER.warning(f"Groups with fewer units than levels have a level for each unit: {', '.join(merged)}.")
         product = int(np.prod([float(len(level)) for level in grid]))
         if constraint is None and product > MOST_POINTS:
             raise ValueError(

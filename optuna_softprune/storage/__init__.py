@@ -13,14 +13,15 @@ from optuna_softprune.storage._optuna import (
     known_of,
     mirror_constraints,
     note_known,
+    owner_of,
     write_claim,
+    write_owner,
 )
 from optuna_softprune.storage._recover import FAILURE, Recovery, give_up, recover, remaining_trials
-from optuna_softprune.storage._worker import OWNER, this_worker
+from optuna_softprune.storage._worker import this_worker
 
 __all__ = [
     "FAILURE",
-    "OWNER",
     "Claim",
     "History",
     "PerStudy",
@@ -36,8 +37,10 @@ __all__ = [
     "mirror_constraints",
     "note_known",
     "open_storage",
+    "owner_of",
     "recover",
     "remaining_trials",
     "this_worker",
     "write_claim",
+    "write_owner",
 ]

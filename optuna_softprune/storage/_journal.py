@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from optuna_softprune._errors import StorageError
+from optuna_softprune._log import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,6 @@ except ImportError:  # Windows: a dead lock is left to Optuna, which waits for t
 LOCK_GRACE_S = 30
 # How often a worker looks whether it may write, and how long it waits for the advisory lock of one that does not write.
 POLL_S, BEACON_S = 0.001, 0.01
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -115,7 +113,7 @@ class _RepairingLock(JournalFileSymlinkLock):
         with contextlib.suppress(OSError):  # there is none
             if os.readlink(self._link) == f"./{self._path.name}":
                 self._link.unlink()
-                _logger.warning(f"{self._link} was held by a worker that was killed: removed.")
+                LOGGER.warning(f"{self._link} was held by a worker that was killed: removed.")
 
 
 def _close(beacon: BinaryIO | None) -> None:
@@ -159,7 +157,7 @@ def _remove_dead_lock(path: Path) -> None:
     with _alone(path) as alone:
         if alone and _old(path, lock) == found:
             lock.unlink(missing_ok=True)
-            _logger.warning(f"{lock} was held for more than {LOCK_GRACE_S} s, by a worker that is dead: removed.")
+            LOGGER.warning(f"{lock} was held for more than {LOCK_GRACE_S} s, by a worker that is dead: removed.")
 
 
 def _old(path: Path, lock: Path) -> tuple[int, int] | None:
@@ -210,6 +208,6 @@ def _cut_torn_line(path: Path) -> None:
         copy = Path(f"{path}.torn-{kept}")
         copy.write_bytes(file.read())
         file.truncate(kept)
-    _logger.warning(
+    LOGGER.warning(
         f"{path} ended in a torn line of {end - kept} bytes, left by a crash: it was cut off, a copy is in {copy}."
     )

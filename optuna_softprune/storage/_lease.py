@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from optuna_softprune.storage._optuna import seen_at, write_seen
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from optuna.trial import FrozenTrial
 
-# Trial attribute: when the trial's worker last showed that it lives, in seconds since 1970.
-SEEN = "softprune:seen"
 BEAT_S = 60.0
 # A worker on another machine that was not seen for so long is dead. Clocks must agree better than this.
 LEASE_S = 600.0
@@ -40,7 +40,7 @@ class _Heart(threading.Thread):
             for trial in trials:
                 # A storage that cannot be reached is the search's own to report; a finished trial needs no sign.
                 with contextlib.suppress(Exception):
-                    trial.set_user_attr(SEEN, time.time())
+                    write_seen(trial, time.time())
 
 
 _lock = threading.Lock()
@@ -70,4 +70,4 @@ def lease(trial: optuna.trial.BaseTrial) -> Iterator[None]:
 def has_expired(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial was not seen for longer than a lease."""
     begun = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-    return time.time() - max(begun, float(trial.user_attrs.get(SEEN, 0.0))) > LEASE_S
+    return time.time() - max(begun, seen_at(trial)) > LEASE_S

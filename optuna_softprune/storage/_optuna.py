@@ -1,5 +1,6 @@
 """The one place that uses what Optuna keeps private, with the reasons.
 
+- What is kept of a running trial for the package itself is no result: shown by dashboards and in tables it hides them.
 - A sampler and an objective cannot write *system* attributes of a running trial through the public API since Optuna
   5.0, but optuna-dashboard 0.21 reads constraints from the system attribute `constraints` alone.
 - A sampler must write its claim on a point before parameters are suggested; user attributes that are set on the frozen
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 CLAIM = "softprune:claim"
+# Who evaluates a trial, and when that worker last showed that it lives, in seconds since 1970.
+OWNER = "softprune:owner"
+SEEN = "softprune:seen"
 # Of the frozen trial that a sampler is given, never stored: the id of a complete trial of the same candidate, or None.
 KNOWN = "softprune:known"
 
@@ -35,6 +39,26 @@ KNOWN = "softprune:known"
 def mirror_constraints(trial: optuna.Trial, values: Sequence[float]) -> None:
     """Write the violations of a running trial where optuna-dashboard looks for them."""
     trial.study._storage.set_trial_system_attr(trial._trial_id, "constraints", list(values))
+
+
+def write_owner(trial: optuna.Trial, owner: Mapping[str, str | int]) -> None:
+    """Write who evaluates a running trial."""
+    trial.study._storage.set_trial_system_attr(trial._trial_id, OWNER, dict(owner))
+
+
+def write_seen(trial: optuna.Trial, now: float) -> None:
+    """Write that the worker of a running trial lives."""
+    trial.study._storage.set_trial_system_attr(trial._trial_id, SEEN, now)
+
+
+def owner_of(trial: FrozenTrial) -> dict[str, str | int] | None:
+    """Return who evaluates, or evaluated, a trial."""
+    return trial.system_attrs.get(OWNER)
+
+
+def seen_at(trial: FrozenTrial) -> float:
+    """Return when the worker of a trial last showed that it lives; 0 if it did not."""
+    return float(trial.system_attrs.get(SEEN, 0.0))
 
 
 def close_connections(study: optuna.Study, interruption: BaseException) -> None:

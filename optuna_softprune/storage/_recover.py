@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from optuna_softprune._log import LOGGER
 from optuna_softprune.storage._lease import LEASE_S, has_expired
-from optuna_softprune.storage._optuna import as_run, claim_of, close_connections
-from optuna_softprune.storage._worker import OWNER, is_here, lives
+from optuna_softprune.storage._optuna import as_run, claim_of, close_connections, owner_of
+from optuna_softprune.storage._worker import is_here, lives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import optuna
     from optuna.trial import FrozenTrial
 
     from optuna_softprune.storage._optuna import Claim
@@ -26,8 +27,6 @@ FAILURE = "softprune:failure"
 SCHEMA_KEY = "softprune:schema"
 # Trial attribute: what interrupted it.
 INTERRUPTED = "softprune:interrupted"
-
-_logger = optuna.logging.get_logger("optuna_softprune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def recover(study: optuna.Study, *, force: bool = False) -> Recovery:
     ours = SCHEMA_KEY in study.user_attrs
     taken_up, alive, unknown = [], [], []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        owner = trial.user_attrs.get(OWNER)
+        owner = owner_of(trial)
         if force or is_left(trial) or (ours and owner is None and has_expired(trial)):
             if _take_up_again(study, trial):
                 taken_up.append(trial.number)
@@ -69,11 +68,11 @@ def recover(study: optuna.Study, *, force: bool = False) -> Recovery:
         else:
             unknown.append(trial.number)
     if taken_up:
-        _logger.warning(
+        LOGGER.warning(
             f"Trials {taken_up} were left by dead workers: they are failed, and what they evaluated is taken up again."
         )
     if unknown:
-        _logger.warning(
+        LOGGER.warning(
             f"Trials {unknown} run on other machines, or were killed before they began. Workers that are not seen for "
             f"{LEASE_S / 60:.0f} minutes count as dead. If no other worker runs, `recover(study, force=True)` takes "
             "their trials up now."
@@ -121,7 +120,7 @@ def remaining_trials(study: optuna.Study, total: int) -> int:
 
 def _is_done(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.RUNNING:
-        return OWNER in trial.user_attrs and not is_left(trial)
+        return owner_of(trial) is not None and not is_left(trial)
     if trial.state == TrialState.PRUNED:
         return bool(trial.params)  # a worker that found nothing left to do evaluated nothing
     return trial.state == TrialState.COMPLETE or metric_failed(trial)
@@ -132,12 +131,12 @@ def metric_failed(trial: FrozenTrial) -> bool:
 
     An objective of the user's own leaves no reason; what it fails counts.
     """
-    return trial.state == TrialState.FAIL and (FAILURE in trial.user_attrs or OWNER not in trial.user_attrs)
+    return trial.state == TrialState.FAIL and (FAILURE in trial.user_attrs or owner_of(trial) is None)
 
 
 def is_left(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial is known to be dead."""
-    owner = trial.user_attrs.get(OWNER)
+    owner = owner_of(trial)
     if owner is None:
         return False
     return not lives(owner) if is_here(owner) else has_expired(trial)

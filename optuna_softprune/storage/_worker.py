@@ -6,8 +6,6 @@ import os
 import socket
 from pathlib import Path
 
-OWNER = "softprune:owner"
-
 
 def this_worker() -> dict[str, str | int]:
     """Return host, boot, process namespace, process and its start time."""
