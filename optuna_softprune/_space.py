@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -28,9 +29,13 @@ from optuna_softprune.graph import (
     Group,
     Network,
     Protected,
+    StatedSize,
     discover,
     expect_copies_to_be_alike,
     export,
+    map_tensors,
+    stated_sizes,
+    to_working,
     unwrapped,
     working_copy,
 )
@@ -311,12 +316,32 @@ def _proven_network(
     for dtype in WORKING_DTYPES:
         try:
             exported, working = export(model, *example, dtype)
-            network = discover(model, exported, components)
-            return protect_what_fails(Verifier(working, *example), network.without(protect(network)))
+            verifier = Verifier(working, *example)
+            inputs = map_tensors((example[0], dict(example[1])), functools.partial(to_working, dtype=dtype))
+
+            def proven(stated: Mapping[StatedSize, int]) -> tuple[Network, Network]:
+                network = discover(model, exported, components, stated)  # noqa: B023
+                offered = network.without(protect(network))
+                return offered, protect_what_fails(verifier, offered)  # noqa: B023
+
+            stated = stated_sizes(working, *inputs)
+            offered, network = proven(stated)
+            # An integer that a module holds follows a width if, and only if, the network is right with that.
+            wrong = stated.keys() & offered.attributes.keys() - network.attributes.keys()
+            if wrong:
+                _, other = proven({size: length for size, length in stated.items() if size not in wrong})
+                network = min(network, other, key=_fewest_parameters)
+            return network
         except ExportError as error:
             refused = refused or error
     assert refused is not None
     raise refused
+
+
+def _fewest_parameters(network: Network) -> int:
+    """Return the number of parameters when every group keeps one unit."""
+    names = [name for name, _ in network.shapes.items()]
+    return int(parameter_count(network, names)(np.ones(len(network.groups), np.int64)))
 
 
 def _ids(module: nn.Module) -> set[int]:

@@ -24,9 +24,10 @@ from optuna_softprune.graph._groups import (
     kept_indices,
 )
 from optuna_softprune.graph._network import digest, tensors, unwrapped
-from optuna_softprune.graph._propagate import operation_name
+from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
+from optuna_softprune.graph._stated import StatedSize, stated_sizes
 
 __all__ = [
     "CONTRACTIONS",
@@ -40,6 +41,7 @@ __all__ = [
     "Protected",
     "Side",
     "Slices",
+    "StatedSize",
     "Units",
     "copy_with",
     "dependences",
@@ -54,6 +56,7 @@ __all__ = [
     "map_tensors",
     "mixed_axes",
     "operation_name",
+    "stated_sizes",
     "tensors",
     "to_working",
     "unwrapped",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from optuna_softprune.graph._labels import Layer, flat
+from optuna_softprune.graph._labels import Layer, flat, once
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -75,7 +75,7 @@ class Choices:
         for each in self._open:
             if each.kind is not kind:
                 continue
-            own = np.unique(np.concatenate([np.unique(found.labels.numpy()) for found, _ in each.options]))
+            own = np.unique(np.concatenate([np.unique(once(found.labels).numpy()) for found, _ in each.options]))
             own = own[own > 0]
             if not touched[own].any():
                 touched[own] = True
@@ -95,13 +95,15 @@ def _best(choice: Choice, fixed: NDArray[np.bool_]) -> int:
 
 def _units_left(found: Layer, kept: frozenset[int], fixed: NDArray[np.bool_]) -> int:
     """Return how many units a layer has if it varies along `kept` only."""
-    once = flat(found.labels, [a for a in range(found.labels.dim()) if a not in found.axes], [-1] * found.labels.dim())
-    order = [*sorted(kept), *(a for a in range(once.dim()) if a not in kept)]
-    rows = once.permute(order).reshape(int(np.prod([once.shape[a] for a in kept])), -1).numpy()
+    labels = flat(
+        found.labels, [a for a in range(found.labels.dim()) if a not in found.axes], [-1] * found.labels.dim()
+    )
+    order = [*sorted(kept), *(a for a in range(labels.dim()) if a not in kept)]
+    rows = labels.permute(order).reshape(int(np.prod([labels.shape[a] for a in kept])), -1).numpy()
     free = rows[~(fixed[np.maximum(rows, 0)] | (rows <= 0)).any(axis=1)]
     return len(np.unique(free[:, 0])) if free.size else 0
 
 
 def opened(labels: Tensor) -> Tensor:
     """Return open labels in place of `labels`: they vary alike, but nothing is united with them."""
-    return -labels.abs()
+    return (-once(labels).abs()).expand(labels.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from optuna_softprune.graph._export import ExportedGraph
+    from optuna_softprune.graph._stated import StatedSize
 
     IntArray = NDArray[np.int64]
 
@@ -31,9 +33,21 @@ if TYPE_CHECKING:
 WEIGHT_NAMES = frozenset(["weight", "weight_g", "weight_v", "weight_orig", "parametrised"])
 
 
-def discover(model: nn.Module, exported: ExportedGraph, components: Mapping[str, nn.Module]) -> Network:
-    """Return the groups of `model`, as its exported graph couples them."""
-    propagation = Propagation(model, exported, rule_of)
+def discover(
+    model: nn.Module,
+    exported: ExportedGraph,
+    components: Mapping[str, nn.Module],
+    stated: Mapping[StatedSize, int] = MappingProxyType({}),
+) -> Network:
+    """Return the groups of `model`, as its exported graph couples them.
+
+    Args:
+        model: The network.
+        exported: Its graph.
+        components: Name -> part of the network.
+        stated: Sizes that modules hold and that follow the widths that they state.
+    """
+    propagation = Propagation(model, exported, rule_of, stated)
     propagation.run()
     labels = propagation.labels
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(model)}

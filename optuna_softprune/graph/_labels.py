@@ -39,16 +39,16 @@ Value = tuple[Layer, ...]
 
 def layer(labels: Tensor) -> Layer:
     """Return `labels` with stride 0 on every axis along which they do not vary."""
-    once = _once(labels)
-    axes = tuple(axis for axis, length in enumerate(once.shape) if length > 1 and not _constant(once, axis))
-    return Layer(flat(once, [a for a in range(once.dim()) if a not in axes], labels.shape), axes)
+    short = once(labels)
+    axes = tuple(axis for axis, length in enumerate(short.shape) if length > 1 and not _constant(short, axis))
+    return Layer(flat(short, [a for a in range(short.dim()) if a not in axes], labels.shape), axes)
 
 
 def _constant(labels: Tensor, axis: int) -> bool:
     return bool((labels == labels.narrow(axis, 0, 1)).all())
 
 
-def _once(labels: Tensor) -> Tensor:
+def once(labels: Tensor) -> Tensor:
     """Return `labels` with length 1 on every axis that stride 0 repeats."""
     for axis in range(labels.dim()):
         if labels.stride(axis) == 0 and labels.shape[axis] > 1:
@@ -70,7 +70,7 @@ def vector(labels: Tensor, axis: int) -> Tensor:
 
 def is_open(found: Layer) -> bool:
     """Whether a layer depends on a choice that is not made yet."""
-    return bool((_once(found.labels) < 0).any())
+    return bool((once(found.labels) < 0).any())
 
 
 def along(labels: Tensor, axis: int, shape: Sequence[int]) -> Layer:
@@ -135,7 +135,7 @@ class Labels:
 
     def protect(self, labels: Tensor, reason: str) -> None:
         """Keep `labels`: what carries them cannot be removed, for `reason`."""
-        found = np.unique(_once(labels).numpy())
+        found = np.unique(once(labels).numpy())
         found = found[found > 0]
         if found.size:
             self._protected.append((found, reason))

@@ -10,11 +10,14 @@ from torch.fx import Node
 
 from optuna_softprune.graph._choices import Choice, Choices, Kind, opened
 from optuna_softprune.graph._labels import Labels, Layer, Value, along, flat, is_open, layer, vector
+from optuna_softprune.graph._operation import operation_name
+from optuna_softprune.graph._stated import Statement, is_stating, statements, stating_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from optuna_softprune.graph._export import ExportedGraph
+    from optuna_softprune.graph._stated import StatedSize
 
     Rule = Callable[..., Value | list[Value] | None]
 
@@ -29,8 +32,18 @@ class Propagation:
     is new and no choice open, decides what is protected.
     """
 
-    def __init__(self, model: nn.Module, exported: ExportedGraph, rule_of: Callable[[Any], Rule | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        exported: ExportedGraph,
+        rule_of: Callable[[Any], Rule | None],
+        stated: Mapping[StatedSize, int],
+    ) -> None:
         self.exported = exported
+        self._to_follow = stated
+        self._stated: Mapping[StatedSize, int] = {}
+        self._known: set[tuple[str, str]] = set()
+        self._uncertain: list[Statement] = []
         self.labels = Labels()
         self.macs: dict[Node, Sequence[Sequence[tuple[Node, int]]]] = {}
         self.read: set[tuple[str, int]] = set()
@@ -45,16 +58,23 @@ class Propagation:
 
     def run(self) -> None:
         """Repeat passes until nothing new is united and nothing left to choose."""
+        self._one_pass()  # in which rules name what they know
+        known = self._known
+        self._stated = {size: n for size, n in self._to_follow.items() if (size.module, size.name) not in known}
         while True:
             self._one_pass()
             if self.labels.merge():
                 continue
-            if not self._choices.make(len(self.labels.representative), self.labels.protected):
+            if self._choices.make(len(self.labels.representative), self.labels.protected):
+                continue
+            self._state_what_is_left()
+            if not self.labels.merge():
                 return
 
     def _one_pass(self) -> None:
         self.labels.begin()
         self._choices.begin()
+        self._uncertain = []
         self.values, self._origins, self.macs = {}, {}, {}
         for node in self.exported.graph.nodes:
             if node.op == "call_function":
@@ -76,7 +96,13 @@ class Propagation:
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             # An overload that the rule does not know: what it touches is as safe as behind an operation without rule.
             return self._without_rule(node, f"`{name}` is used in a way that has no rule: {error}")
-        return [self._settled(v) for v in result] if isinstance(result, list) else self._settled(result or ())
+        if isinstance(result, list):
+            result = [self._settled(value) for value in result]
+            self._follow(node, result[0])
+            return result
+        result = self._settled(result or ())
+        self._follow(node, result)
+        return result
 
     def _without_rule(self, node: Node, what: str) -> Value | list[Value]:
         """Protect all that an operation touches; what it makes cannot shrink."""
@@ -329,6 +355,50 @@ class Propagation:
                 self.labels.protect(found.labels, reason)
         return self.fix_along([first], [axis for axis in first.axes if axis not in kept], reason)
 
+    def _follow(self, node: Node, value: Value) -> None:
+        """Let integers that modules hold follow the axes of `value` whose length the operation states."""
+        if not is_stating(node) or not self._stated:
+            return
+        path = self.module_path(node)
+        widths = {found.axes[0]: vector(found.labels, found.axes[0]) for found in value if len(found.axes) == 1}
+        there = [axis for axis, labels in widths.items() if self._was_there(node, labels)]
+        if isinstance(self._modules.get(path), nn.MultiheadAttention):  # which checks the width of its inputs
+            there = []
+        for each in statements(node, widths, there, self._stated, path):
+            if each.certain:
+                self._state(each)
+            else:
+                self._uncertain.append(each)
+
+    def follow_pieces(self, node: Node, value: Value, axis: int, lengths: Sequence[int]) -> bool:
+        """Let sizes that a module holds follow the pieces into which an axis is cut; return whether they state them."""
+        width, _ = self.channel(value, axis, "a size that a module states")
+        found = None if width is None else stating_pieces(self._stated, self.module_path(node), lengths)
+        if width is None or found is None:
+            return False
+        for size, start, length in found:
+            self._state(Statement(size, width[None, start : start + length], certain=True))
+        return True
+
+    def _state(self, each: Statement) -> None:
+        own = self.labels.of_attribute(*each.size, self._stated[each.size])
+        self.unite(each.labels, own, "a size that a module states")
+
+    def _state_what_is_left(self) -> None:
+        """Let sizes follow that were read for certain nowhere, and may have been read for one width only."""
+        places: dict[StatedSize, list[Statement]] = {}
+        for each in self._uncertain:
+            places.setdefault(each.size, []).append(each)
+        for size, found in places.items():
+            if size not in self.labels.attributes and all(torch.equal(each.labels, found[0].labels) for each in found):
+                self._state(found[0])
+
+    def _was_there(self, node: Node, labels: Tensor) -> bool:
+        """Whether an axis of the first operand has these labels: its length is there to be read from the shape."""
+        known = self.value(node.args[0]) if node.args else ()
+        own = [vector(found.labels, found.axes[0]) for found in known if len(found.axes) == 1]
+        return any(torch.equal(labels, each) for each in own)
+
     def take_sides(self, weight: Node, read: int, made: int) -> None:
         """Note that axis `read` of a weight reads activations and axis `made` makes them."""
         name = self.exported.tensors.get(weight.name)
@@ -342,18 +412,12 @@ class Propagation:
         A module attribute that holds another number is the user's own affair and left alone.
         """
         path = self.module_path(node)
+        self._known.add((path, name))
         held = getattr(self._modules.get(path), name, None)
         if index is not None and isinstance(held, tuple) and index < len(held):
             held = held[index]
         if labels is not None and held == len(labels) and isinstance(held, int):
             self.unite(labels, self.labels.of_attribute(path, name, index, held), "a size that a module states")
-
-
-def operation_name(node: Node) -> str:
-    """Return the name of a node's operation, of an ATen operation without its overload."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target.overloadpacket.__name__)
-    return str(getattr(node.target, "__name__", node.target))
 
 
 def _outputs(node: Node) -> list[Tensor]:

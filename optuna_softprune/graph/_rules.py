@@ -17,7 +17,8 @@ from optuna_softprune.graph import _rules_convolution as convolution
 from optuna_softprune.graph import _rules_mixing as mixing
 from optuna_softprune.graph import _rules_moving as moving
 from optuna_softprune.graph import _rules_windows as windows
-from optuna_softprune.graph._propagate import operation_name
+from optuna_softprune.graph._labels import along
+from optuna_softprune.graph._operation import operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,13 @@ def getitem(p: Propagation, node: Node, source: Node, index: int) -> Value:
     return p.outputs(source)[index]
 
 
+def made(p: Propagation, node: Node, *args: Any, **kwargs: Any) -> Value:
+    """Make a tensor of one number in a stated shape: its widths follow whatever they meet."""
+    shape = p.shape(node)
+    labels = [p.labels.of_made(node, axis, length) for axis, length in enumerate(shape)]
+    return tuple(along(each, axis, shape) for axis, each in enumerate(labels) if len(each) > 1)
+
+
 def unlabelled(p: Propagation, node: Node, *args: Any, **kwargs: Any) -> Value:
     """Make a tensor of a stated shape: nothing of it can shrink, and nothing is touched."""
     return ()
@@ -52,7 +60,8 @@ _NAMES: list[tuple[Rule, str]] = [
     (pointwise, "relu6"),
     (like, "zeros_like ones_like full_like empty_like clone contiguous detach alias to _to_copy type_as"),
     (like, "lift_fresh_copy dropout feature_dropout alpha_dropout feature_alpha_dropout"),
-    (unlabelled, "new_zeros new_ones new_full new_empty _assert_tensor_metadata"),
+    (made, "zeros ones full new_zeros new_ones new_full"),
+    (unlabelled, "empty new_empty _assert_tensor_metadata"),
     (contraction.linear, "linear"),
     (contraction.matmul, "matmul mm bmm"),
     (contraction.addmm, "addmm baddbmm"),

@@ -131,13 +131,16 @@ def split(p: Propagation, node: Node, x: Node, sizes: Any, dim: int = 0) -> list
     lengths = [out.shape[dim] for out in node.meta["val"]]
     value = p.value(x)
     axis = dim % len(p.shape(x))
-    if len(lengths) > 1:
-        if len(set(lengths)) > 1:
-            value = p.fix_along(value, [axis], COUNTED)
-        else:
-            _unite_pieces(p, value, axis, lengths[0])
     ends = list(itertools.accumulate(lengths))
-    return [_piece(value, axis, end - length, length) for length, end in zip(lengths, ends, strict=True)]
+    places = [(end - length, length) for length, end in zip(lengths, ends, strict=True)]
+    listed = isinstance(sizes, (list, tuple))
+    if listed and p.follow_pieces(node, value, axis, lengths):
+        pass
+    elif len(set(lengths)) > 1:
+        value = p.fix_along(value, [axis], COUNTED)
+    elif len(lengths) > 1:
+        _unite_pieces(p, value, axis, lengths[0])
+    return [_piece(value, axis, *place) for place in places]
 
 
 def _piece(value: Value, axis: int, start: int, length: int) -> Value:
@@ -189,7 +192,11 @@ def slice_(
         value = p.fix_along(value, [axis], COUNTED)
     elif (first, stop) != (0, length) and stop > first:
         piece = stop - first
-        if length % piece == 0 and first % piece == 0:
+        cuts = [bound for bound in (first, stop) if 0 < bound < length]
+        stated = len(cuts) == 1 and min(start or 0, end or 0) >= 0
+        if stated and p.follow_pieces(node, value, axis, cuts):
+            pass
+        elif length % piece == 0 and first % piece == 0:
             _unite_pieces(p, value, axis, piece)
         else:
             for found in value:

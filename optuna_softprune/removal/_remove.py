@@ -49,8 +49,7 @@ def remove(
         if index is None:
             setattr(module, name, length)
         else:
-            lengths = list(getattr(module, name))
-            lengths[index] = length
-            setattr(module, name, tuple(lengths))
+            lengths = getattr(module, name)
+            setattr(module, name, type(lengths)([*lengths[:index], length, *lengths[index + 1 :]]))
     weights.measure(small, kept)
     return small

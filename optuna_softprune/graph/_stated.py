@@ -1,0 +1,203 @@
+"""Sizes that modules hold as integers and read in their forward pass: they may be widths that it states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from optuna_softprune.graph._export import copy_with
+from optuna_softprune.graph._operation import operation_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+    from torch.fx import Node
+
+
+class StatedSize(NamedTuple):
+    """An integer that a module holds, or one of a tuple or list of them.
+
+    Attributes:
+        module: Qualified name of the module.
+        name: Name of the attribute.
+        position: Position in a tuple or list; None: it is an integer itself.
+    """
+
+    module: str
+    name: str
+    position: int | None
+
+
+def stated_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[StatedSize, int]:
+    """Return the sizes that a forward pass reads from the modules' own attributes, in the order of reading.
+
+    Args:
+        model: The network in eval mode; it is only read.
+        args: Positional inputs, on its device and in its precision.
+        kwargs: Keyword inputs.
+    """
+    buffers = {name for name, _ in model.named_buffers()}
+    working = copy_with(model, lambda name, tensor: tensor.clone() if name in buffers else tensor)
+    read: dict[StatedSize, int] = {}
+    paths: dict[int, str] = {}
+    for path, module in working.named_modules():
+        paths.setdefault(id(module), path)
+    spies: dict[type[nn.Module], type[nn.Module]] = {}
+
+    def note(module: nn.Module, name: str, value: Any) -> None:
+        for position, size in _sizes(value):
+            read.setdefault(StatedSize(paths[id(module)], name, position), size)
+
+    try:
+        for module in working.modules():
+            module.__class__ = spies.setdefault(type(module), _spy(type(module), note))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            working(*args, **kwargs)
+    except Exception:
+        return {}  # a network that minds being looked at states nothing
+    return read
+
+
+def _spy(kind: type[nn.Module], note: Any) -> type[nn.Module]:
+    """Return a class like `kind` whose objects say which of their own integers are read."""
+
+    def __getattribute__(self: nn.Module, name: str) -> Any:
+        value = kind.__getattribute__(self, name)
+        if type(value) in (int, tuple, list) and name in object.__getattribute__(self, "__dict__"):
+            note(self, name, value)
+        return value
+
+    return type(kind.__name__, (kind,), {"__getattribute__": __getattribute__})
+
+
+def _sizes(value: Any) -> Iterator[tuple[int | None, int]]:
+    if type(value) is int:
+        yield None, value
+    elif value and all(type(each) is int for each in value):
+        yield from enumerate(value)
+
+
+# Operation -> position of the argument that states lengths of the output, from which axis on. What cuts an axis states
+# the length of its pieces.
+SHAPES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0} | {
+    f"new_{name}": 1 for name in ("zeros", "ones", "full", "empty")
+}
+SHAPES |= {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "unflatten": 2}
+CUTS = frozenset(["split", "slice"])
+
+
+def is_stating(node: Node) -> bool:
+    """Whether an operation states lengths of what it makes."""
+    return operation_name(node) in SHAPES.keys() | CUTS
+
+
+class Statement(NamedTuple):
+    """An operation may have read a size.
+
+    Attributes:
+        size: The size.
+        labels: Labels of what it counts, shape (repetitions, length).
+        certain: Whether the length can hardly have come from somewhere else.
+    """
+
+    size: StatedSize
+    labels: Tensor
+    certain: bool
+
+
+def statements(
+    node: Node, widths: Mapping[int, Tensor], there: Collection[int], stated: Mapping[StatedSize, int], path: str
+) -> Iterator[Statement]:
+    """Yield the sizes that an operation may have read.
+
+    A tuple of sizes is read by an operation that states just these. A single size is taken for one that states an axis
+    if the module in whose forward pass the operation is holds it; where several axes have one length, axes and sizes
+    belong together in their order.
+
+    Args:
+        node: The operation.
+        widths: Axis -> labels (length,) along it, of the axes of its (first) output that can shrink.
+        there: Axes that an operand has too: their length may have been read from its shape.
+        stated: The sizes of all modules, in the order of reading.
+        path: The module in whose forward pass the operation is.
+    """
+    lengths = _stated_lengths(node)
+    own = {size: length for size, length in stated.items() if size.module == path}
+    whole = _held_tuple(own, list(lengths.values()))
+    if whole is not None:
+        for position, (axis, length) in enumerate(lengths.items()):
+            if axis in widths and len(widths[axis]) == length:
+                yield Statement(StatedSize(path, whole, position), widths[axis][None], certain=True)
+        return
+    single = {size: length for size, length in own.items() if size.position is None and length > 1}
+    for length in dict.fromkeys(lengths[axis] for axis in lengths if axis in widths):
+        alike = [axis for axis, each in lengths.items() if each == length]
+        axes = [axis for axis in alike if axis in widths]
+        found = [size for size, value in single.items() if value == length or _repeats(widths[axes[0]], value)]
+        # More sizes than axes that can shrink: some of them state others.
+        places = axes if len(found) <= len(axes) else alike
+        for size, axis in zip(found, places, strict=False):
+            if axis in widths:
+                yield Statement(size, widths[axis].reshape(-1, single[size]), certain=axis not in there)
+
+
+def _held_tuple(own: Mapping[StatedSize, int], lengths: list[int]) -> str | None:
+    """Return the name of a tuple of just these lengths among the sizes that a module holds."""
+    found: dict[str, list[int]] = {}
+    for size, length in own.items():
+        if size.position is not None:
+            found.setdefault(size.name, []).append(length)
+    return next((name for name, held in found.items() if held == lengths), None)
+
+
+def _stated_lengths(node: Node) -> dict[int, int]:
+    """Return axis -> length of the axes of the (first) output whose length an operation states; -1: it is left open."""
+    name = operation_name(node)
+    if name in CUTS:
+        out: Any = node.meta["val"] if name == "slice" else node.meta["val"][0]
+        at = 1 if name == "slice" else 2
+        dim: Any = node.args[at] if len(node.args) > at else 0
+        return {dim % out.dim(): int(out.shape[dim])}
+    if name not in SHAPES or not isinstance(node.args[SHAPES[name]], (list, tuple)):
+        return {}
+    stated: Any = node.args[SHAPES[name]]
+    start: Any = node.args[1] if name == "unflatten" else 0
+    rank = node.meta["val"].dim() - len(stated) + 1
+    return {start % rank + i: int(each) for i, each in enumerate(stated)}
+
+
+def _repeats(labels: Tensor, length: int) -> bool:
+    """Whether labels repeat after a length, as those of one example do in a batch."""
+    return len(labels) % length == 0 and bool((labels.reshape(-1, length) == labels[:length]).all())
+
+
+def stating_pieces(
+    stated: Mapping[StatedSize, int], path: str, lengths: Sequence[int]
+) -> list[tuple[StatedSize, int, int]] | None:
+    """Return (size, start, length) of the pieces that a module's sizes state, or None if they do not state all.
+
+    One piece may be what is left of the whole axis, of which the module then holds the length.
+    """
+    own = {size: length for size, length in stated.items() if size.module == path}
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    whole = _held_tuple(own, list(lengths))
+    if whole is not None:
+        sizes = [StatedSize(path, whole, i) for i in range(len(lengths))]
+        return list(zip(sizes, starts, lengths, strict=True))
+    single = [(size, length) for size, length in own.items() if size.position is None]
+    found: list[tuple[StatedSize, int, int]] = []
+    rest = 0
+    for start, length in zip(starts, lengths, strict=True):
+        size = next((each for each, held in single if held == length), None)
+        if size is None:
+            rest += 1
+        else:
+            single.remove((size, length))
+            found.append((size, start, length))
+    total = next((each for each, held in single if held == sum(lengths)), None)
+    if rest and total is not None:
+        found.append((total, 0, sum(lengths)))
+    return found if found and (not rest or (rest == 1 and total is not None)) else None
