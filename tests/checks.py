@@ -31,9 +31,14 @@ def counted_parameters(model: nn.Module) -> int:
 
 
 def counted_macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> float:
-    # The counter of torch 2.14 does not know the fused attention of the CPU, only the products that it is made of.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(*args, **(kwargs or {}))
+    # The counter of torch 2.14 does not know fused attention and encoder layers, only what they are made of.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(*args, **(kwargs or {}))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops() / 2
 
 

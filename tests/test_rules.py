@@ -11,7 +11,7 @@ from checks import assert_removed_equals_masked
 from torch import Tensor, nn
 
 from optuna_softprune import PruningSpace
-from optuna_softprune.testing import randomise
+from optuna_softprune.testing import ZOO, randomise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,3 +111,47 @@ def test_residual_stream_is_pruned_whatever_the_number_of_tokens(tokens: int) ->
     (group,) = space.groups
     assert group.size == 8
     assert_removed_equals_masked(space, model, (x,))
+
+
+def test_integer_that_is_a_width_by_chance_stays_as_it_is() -> None:
+    class Chance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.times = 6
+            self.a, self.b = nn.Linear(3, 12), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x) * self.times
+            y: Tensor = self.b(x.view(len(x), 2, x.shape[1] // 2).sum(1))
+            return y
+
+    model = randomise(Chance())
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.size) for group in space.groups] == [("a", 6)]
+    assert space.prune({"a": 0.5}).times == 6
+    assert_removed_equals_masked(space, model, (x,))
+
+
+def test_sizes_that_a_module_holds_follow_in_the_smaller_network() -> None:
+    (network,) = (n for n in ZOO if n.name == "stated_widths")
+    space = PruningSpace(randomise(network.build()), network.inputs())
+    small = space.prune({name: 0.5 if name in ("conv", "join/1") else 0.0 for name in space.distributions})
+    assert small.in_features == 2 * 16
+    assert (small.scale_shape, small.parts, small.first, small.hidden) == ((2, 1, 1), (3, 2, 2), 2, 6)
+
+
+def test_a_network_that_minds_being_looked_at_is_pruned_as_if_it_held_no_sizes() -> None:
+    class Shy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 6
+            self.a, self.c, self.b = nn.Linear(3, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert type(self) is Shy
+            y: Tensor = self.b(self.c(self.a(x)).view(1, -1, self.width).sum(0))
+            return y
+
+    space = PruningSpace(randomise(Shy()), (torch.randn(4, 3),))
+    assert [group.name for group in space.groups] == ["a"]

@@ -232,7 +232,7 @@ def _runner(
     direct = [(i, number[each]) for i, each in enumerate(args) if isinstance(each, Node)]
     nested = [i for i, each in enumerate(args) if isinstance(each, (list, tuple)) and _holds_nodes(each)]
     named = _holds_nodes(kwargs)
-    resized = resizes(node, dict(network.nodes.get(node, ())), batched=of_input)
+    resized = resizes(node, network.nodes, batched=of_input)
     args += [None] * (max(resized, default=0) + 1 - len(args))
 
     def run(values: list[Any], sizes: Sizes) -> Any:

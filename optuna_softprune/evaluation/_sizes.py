@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna_softprune.graph import Kept, keeps_whole_groups, kept_indices, operation_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch.fx import Node
 
@@ -48,28 +48,32 @@ class Sizes:
         return size if rest or size < 0 else multiple * self.batch
 
 
-# What spreads a tensor over a stated shape.
-SPREADING = frozenset(["expand", "broadcast_to"])
+# What makes a tensor as long as it is told -> position of the shape.
+SPREADING = {"expand": 1, "broadcast_to": 1, "zeros": 0, "ones": 0, "full": 0}
 # (sizes, arguments with the values at hand) -> the new argument.
 Resize = Callable[[Sizes, list[Any]], Any]
 
 
-def resizes(node: Node, axes: Mapping[int, Units], *, batched: bool) -> dict[int, Resize]:
+def resizes(node: Node, units: Mapping[Node, Sequence[tuple[int, Units]]], *, batched: bool) -> dict[int, Resize]:
     """Return position -> new value of the arguments of `node` that follow the sizes of a network or a batch.
 
     Args:
         node: The operation.
-        axes: Axis -> units of those axes of its output that can shrink.
+        units: Node -> (axis, units) of its axes that can shrink.
         batched: Whether axis 0 follows the batch: the operation depends on the inputs.
     """
-    make = _MAKERS.get(operation_name(node))
-    return {} if make is None else make(node, axes, batched)
+    name = operation_name(node)
+    if name in _CUTS:
+        return _CUTS[name](node, dict(units.get(node.all_input_nodes[0], ())))
+    make = _MAKERS.get(name)
+    return {} if make is None else make(node, dict(units.get(node, ())), batched)
 
 
 def follows_batch(node: Node) -> bool:
     """Whether an operation makes a tensor as long as the batch, whatever it is made of."""
-    stated = node.args[1] if operation_name(node) in SPREADING else None
-    return isinstance(stated, (list, tuple)) and bool(stated[0] != -1)
+    position = SPREADING.get(operation_name(node))
+    stated = None if position is None else node.args[position]
+    return isinstance(stated, (list, tuple)) and bool(stated) and bool(stated[0] != -1)
 
 
 def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0) -> _Maker:
@@ -128,42 +132,60 @@ def _group_count(position: int, groups: int, width_in: int, width_out: int, chan
     return {position: lambda sizes, args: args[0].shape[channel] // width_in}
 
 
-def _split(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
-    axis: Any = node.args[2] if len(node.args) > 2 else 0
-    stated: Any = node.args[1]
-    pieces = len(node.meta["val"])
-    if isinstance(stated, (list, tuple)):
-        if len(set(stated)) > 1:
-            return {}  # unequal pieces keep their length
-        return {1: lambda sizes, args: [args[0].shape[axis] // pieces] * pieces}
-    if stated * pieces != _of_first(node)[axis]:
-        return {}
-    return {1: lambda sizes, args: args[0].shape[axis] // pieces}
+def _split(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
+    """Follow pieces of an axis of the operand, each as long as what is kept of it."""
+    dim: Any = node.args[2] if len(node.args) > 2 else 0
+    lengths = [out.shape[dim] for out in node.meta["val"]]
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    units = axes.get(dim % len(_of_first(node)))
+    if units is None and len(set(lengths)) > 1:
+        return {}  # unequal pieces keep their length
+
+    def pieces(sizes: Sizes, args: list[Any]) -> Any:
+        if units is None:
+            kept = [args[0].shape[dim] // len(lengths)] * len(lengths)
+        else:
+            kept = [sizes.length(units[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
+        return kept if isinstance(node.args[1], (list, tuple)) else kept[0]
+
+    return {1: pieces}
 
 
-def _slice(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
-    """Follow a slice that is a fraction of its axis; any other counts positions, which do not move."""
+def _slice(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
+    """Follow the bounds of a slice of an axis of the operand: what is kept before them."""
     stated: Any = [*node.args, *[0, 0, None, None, 1][len(node.args) :]]
     axis, start, end, step = stated[1:]
     length = _of_first(node)[axis]
+    units = axes.get(axis % len(_of_first(node)))
     first, stop, _ = slice(start, end).indices(length)
-    piece = stop - first
-    if axis % len(_of_first(node)) not in axes or step != 1 or piece < 1 or length % piece or first % piece:
+    if units is None or step != 1 or stop < first:
         return {}
     return {
-        2: lambda sizes, args: first * args[0].shape[axis] // length,
-        3: lambda sizes, args: stop * args[0].shape[axis] // length,
+        2: lambda sizes, args: sizes.length(units[:first]),
+        3: lambda sizes, args: sizes.length(units[:stop]),
     }
 
 
+_CUTS: dict[str, Callable[[Node, Mapping[int, Units]], dict[int, Resize]]] = {
+    "split": _split,
+    "split_with_sizes": _split,
+    "slice": _slice,
+}
 _MAKERS: dict[str, _Maker] = {
     "view": _shape(1),
     "_unsafe_view": _shape(1),
     "reshape": _shape(1),
     "expand": _shape(1),
     "broadcast_to": _shape(1),
+    "zeros": _shape(0),
+    "ones": _shape(0),
+    "full": _shape(0),
+    "new_zeros": _shape(1),
+    "new_ones": _shape(1),
+    "new_full": _shape(1),
     "unflatten": _shape(2, _unflattened),
     "layer_norm": _shape(1, _normalised),
+    "rms_norm": _shape(1, _normalised),
     "conv1d": _convolution,
     "conv2d": _convolution,
     "conv3d": _convolution,
@@ -171,7 +193,4 @@ _MAKERS: dict[str, _Maker] = {
     "conv_transpose2d": _convolution,
     "conv_transpose3d": _convolution,
     "group_norm": _group_norm,
-    "split": _split,
-    "split_with_sizes": _split,
-    "slice": _slice,
 }

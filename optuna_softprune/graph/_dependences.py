@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_softprune.graph._groups import FIXED
-from optuna_softprune.graph._propagate import operation_name
+from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._rules import mixed_axes
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def dependences(network: Network, also: Mapping[str, Groups]) -> dict[Node, Grou
     found: dict[Node, Groups] = {}
     for node in network.exported.graph.nodes:
         own = of_tensor.get(network.exported.tensors.get(node.name, ""), Groups())
+        if not node.all_input_nodes:  # made of nothing but a shape
+            own = own.union(*(groups_of(network, units) for _, units in network.nodes.get(node, ())))
         found[node] = own.union(*(found[source] for source in node.all_input_nodes))
     return found
 
@@ -49,7 +51,9 @@ def value_dependences(network: Network) -> dict[Node, Groups]:
     for node in network.exported.graph.nodes:
         mixed = Groups()
         if node.op == "call_function":
-            everywhere, somewhere = operation_name(node) in MIXING, mixed_axes(node)
+            name = operation_name(node)
+            everywhere = name in MIXING or (name == "batch_norm" and bool(node.args[5]))  # by the batch's statistics
+            somewhere = mixed_axes(node)
             for source in node.all_input_nodes:
                 # What a weight reads is what its operand has; what it makes is not mixed.
                 axes = network.nodes.get(source, ()) if source.name not in network.exported.tensors else ()

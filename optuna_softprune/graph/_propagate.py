@@ -372,10 +372,11 @@ class Propagation:
 
     def follow_pieces(self, node: Node, value: Value, axis: int, lengths: Sequence[int]) -> bool:
         """Let sizes that a module holds follow the pieces into which an axis is cut; return whether they state them."""
-        width, _ = self.channel(value, axis, "a size that a module states")
-        found = None if width is None else stating_pieces(self._stated, self.module_path(node), lengths)
-        if width is None or found is None:
+        found = stating_pieces(self._stated, self.module_path(node), lengths)
+        if found is None or not any(axis in each.axes for each in value):
             return False
+        width, _ = self.channel(value, axis, "a size that a module states")
+        assert width is not None
         for size, start, length in found:
             self._state(Statement(size, width[None, start : start + length], certain=True))
         return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from optuna_softprune.graph._export import copy_with
+from optuna_softprune.graph._copy import copy_with
 from optuna_softprune.graph._operation import operation_name
 
 if TYPE_CHECKING:
@@ -80,18 +80,16 @@ def _sizes(value: Any) -> Iterator[tuple[int | None, int]]:
         yield from enumerate(value)
 
 
-# Operation -> position of the argument that states lengths of the output, from which axis on. What cuts an axis states
-# the length of its pieces.
+# Operation -> position of the argument that states lengths of the output. `split` states the length of its pieces.
 SHAPES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0} | {
     f"new_{name}": 1 for name in ("zeros", "ones", "full", "empty")
 }
 SHAPES |= {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "unflatten": 2}
-CUTS = frozenset(["split", "slice"])
 
 
 def is_stating(node: Node) -> bool:
     """Whether an operation states lengths of what it makes."""
-    return operation_name(node) in SHAPES.keys() | CUTS
+    return operation_name(node) in {*SHAPES, "split"}
 
 
 class Statement(NamedTuple):
@@ -156,10 +154,9 @@ def _held_tuple(own: Mapping[StatedSize, int], lengths: list[int]) -> str | None
 def _stated_lengths(node: Node) -> dict[int, int]:
     """Return axis -> length of the axes of the (first) output whose length an operation states; -1: it is left open."""
     name = operation_name(node)
-    if name in CUTS:
-        out: Any = node.meta["val"] if name == "slice" else node.meta["val"][0]
-        at = 1 if name == "slice" else 2
-        dim: Any = node.args[at] if len(node.args) > at else 0
+    if name == "split":
+        out: Any = node.meta["val"][0]
+        dim: Any = node.args[2] if len(node.args) > 2 else 0
         return {dim % out.dim(): int(out.shape[dim])}
     if name not in SHAPES or not isinstance(node.args[SHAPES[name]], (list, tuple)):
         return {}
