@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+# Numbers in a part of what is read: 2 MiB of them.
+PART = 2**19
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _TRANSPOSED: dict[Any, int] = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
 _PRODUCTS = frozenset([torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__])
@@ -88,28 +90,37 @@ def contraction(func: Any, given: Mapping[str, Any], weight: str, bias: str | No
     )
 
 
-def inputs(func: Any, given: Mapping[str, Any], groups: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return X (g, d, positions) of a call, in float64, and how often each position is read (positions,).
+def inputs(func: Any, given: Mapping[str, Any], groups: int, out: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield X (g, d, positions) of a call in parts, and how often each position is read (positions,).
 
     Positions of a convolution that meet several taps count for each, so that the mean square of a channel is what a
-    sum of all taps sees of it. None: each is read equally often.
+    sum of all taps sees of it. None: each is read equally often. Parts are small enough to stay in a cache.
     """
     x: Tensor = given["input"].detach()
     dimensions = _CONVOLUTIONS.get(func, _TRANSPOSED.get(func, 0))
     channel = x.dim() - 1 - dimensions
-    read = None
-    if dimensions:
-        lengths = x.shape[channel + 1 :], given["weight"].shape[2:], out.shape[channel + 1 :]
-        stride, dilation = (_each(given.get(name, 1), dimensions) for name in ("stride", "dilation"))
-        settings = zip(*lengths, stride, _before(func, given), dilation, strict=True)
-        axes = [_reads(*each, transposed=func in _TRANSPOSED) for each in settings]
-        if any(bool((counts != counts[0]).any()) for counts in axes):
-            read = axes[0]
-            for counts in axes[1:]:
-                read = (read[:, None] * counts).flatten()
-            read = read.repeat(x.shape[0] if channel else 1).to(x.device)
-    by_channel = x.movedim(channel, 0).reshape(groups, x.shape[channel] // groups, -1)
-    return by_channel.to(torch.float64), read
+    x = x.unsqueeze(0) if channel == 0 else x.flatten(0, channel - 1)  # (samples, channels, *positions)
+    read = _read(func, given, out) if dimensions else None
+    samples = max(PART // x[0].numel(), 1)
+    for part in torch.split(x, samples):
+        by_channel = part.movedim(1, 0).reshape(groups, x.shape[1] // groups, -1)
+        yield by_channel, None if read is None else read.to(x.device, x.dtype).repeat(len(part))
+
+
+def _read(func: Any, given: Mapping[str, Any], out: Tensor) -> Tensor | None:
+    """Return how many taps meet each position (positions,) of a convolution's input; None if they are equally many."""
+    x, taps = given["input"], given["weight"].shape[2:]
+    dimensions = len(taps)
+    stride, dilation = (_each(given.get(name, 1), dimensions) for name in ("stride", "dilation"))
+    lengths = x.shape[-dimensions:], taps, out.shape[-dimensions:]
+    settings = zip(*lengths, stride, _before(func, given), dilation, strict=True)
+    axes = [_reads(*each, transposed=func in _TRANSPOSED) for each in settings]
+    if all(bool((counts == counts[0]).all()) for counts in axes):
+        return None
+    read = axes[0]
+    for counts in axes[1:]:
+        read = (read[:, None] * counts).flatten()
+    return read
 
 
 def _each(stated: Any, dimensions: int) -> list[int]:

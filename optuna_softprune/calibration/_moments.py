@@ -66,7 +66,7 @@ class Moments:
         """S (g, d, d): G, about the mean where a bias or a batch norm makes up for means."""
         if self.second is None or not (self.shifts_bias or self.normalised):
             return self.second
-        return self.second - self.mean[:, :, None] * self.mean[:, None, :]
+        return self.second - _outer(self.mean, self.mean)
 
     def damped(self, ridge: float) -> Tensor | None:
         """Return H (g, d, d) = S + ridge * mean(diag S) I; None if there are no second moments, or nothing varies."""
@@ -120,7 +120,8 @@ class Collector(TorchFunctionMode):
             found = contraction(func, given, name, self._names.get(id(given.get("bias"))))
             if found is not None:
                 sums = self._sums.setdefault(name, _Sums(found))
-                sums.add(*inputs(func, given, found.groups, out))
+                for part in inputs(func, given, found.groups, out):
+                    sums.add(*part)
                 self._last = out, sums
         return out
 
@@ -148,39 +149,50 @@ _UNASKED_ATTENTION = _unasked(F.multi_head_attention_forward)
 
 
 class _Sums:
-    """Running sums of one contraction."""
+    """Running sums of one contraction, in float64.
+
+    Products of a part are made in the precision of the network, about a shift near the mean: what sums lose to rounding
+    is a part of variances, not of squared means.
+    """
 
     def __init__(self, found: Contraction) -> None:
         self._contraction = found
         self.normalised = False
         self._positions, self._weight = 0, 0.0
-        self._energy: Tensor | None = None
-        self._mean: Tensor | None = None
+        self._shift: Tensor | None = None
+        self._first = self._energy = torch.empty(0)
         self._second: Tensor | None = None
 
     def add(self, x: Tensor, read: Tensor | None) -> None:
         """Add X (g, d, positions), and how often each position is read."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         groups, width, positions = x.shape
-        if self._energy is None or self._mean is None:
-            self._energy, self._mean = x.new_zeros(groups, width), x.new_zeros(groups, width)
-            if groups * width * width * x.itemsize <= MOST_BYTES:
-                self._second = x.new_zeros(groups, width, width)
+        if self._shift is None:
+            self._shift = x.mean(2, keepdim=True)
+            self._first, self._energy = x.new_zeros(2, groups, width, dtype=torch.float64)
+            if groups * width * width * self._first.itemsize <= MOST_BYTES:
+                self._second = x.new_zeros(groups, width, width, dtype=torch.float64)
+        x = x - self._shift
+        weighted = x if read is None else x * read
         self._positions += positions
         self._weight += positions if read is None else read.sum().item()
-        self._mean += x.sum(2) if read is None else x @ read
-        x = x if read is None else x * read.sqrt()
+        self._first += weighted.sum(2)
         if self._second is None:
-            self._energy += x.square().sum(2)
+            self._energy += (weighted * x).sum(2)
         else:
-            for total, each in zip(self._second, x, strict=True):
-                _add_products(total, each)
+            for total, *rows in zip(self._second, weighted, x, strict=True):
+                _add_products(total, *rows)
 
     def moments(self) -> Moments:
         """Return the means over all positions."""
-        assert self._energy is not None
-        assert self._mean is not None
-        second = None if self._second is None else _both_triangles(self._second / self._weight).cpu()
-        energy = (self._energy / self._weight).cpu() if second is None else second.diagonal(dim1=1, dim2=2)
+        assert self._shift is not None
+        shift, first = self._shift[:, :, 0].double().cpu(), self._first.cpu() / self._weight
+        mean, second = shift + first, None
+        if self._second is None:
+            energy = self._energy.cpu() / self._weight + shift * (2 * first + shift)
+        else:
+            second = _both_triangles(self._second.cpu() / self._weight) + _outer(mean, mean) - _outer(first, first)
+            energy = second.diagonal(dim1=1, dim2=2)
         if not bool(torch.isfinite(energy).all()):
             raise ValueError(
                 "Expected activations on the calibration data to be finite, but what "
@@ -190,25 +202,29 @@ class _Sums:
             contraction=self._contraction,
             positions=self._positions,
             energy=energy,
-            mean=(self._mean / self._weight).cpu(),
+            mean=mean,
             second=second,
             normalised=self.normalised,
         )
 
 
-def _add_products(total: Tensor, x: Tensor) -> None:
-    """Add the products of rows of `x` (d, positions) to `total` (d, d), on its lower triangle at least."""
-    width = len(x)
+def _add_products(total: Tensor, some: Tensor, others: Tensor) -> None:
+    """Add the products of rows (d, positions) to `total` (d, d), on its lower triangle at least."""
+    width = len(some)
     if width <= NARROW:
-        total.addmm_(x, x.t())
+        total += some @ others.t()
         return
     half = width // 2
-    _add_products(total[:half, :half], x[:half])
-    total[half:, :half].addmm_(x[half:], x[:half].t())
-    _add_products(total[half:, half:], x[half:])
+    _add_products(total[:half, :half], some[:half], others[:half])
+    total[half:, :half] += some[half:] @ others[:half].t()
+    _add_products(total[half:, half:], some[half:], others[half:])
+
+
+def _outer(some: Tensor, others: Tensor) -> Tensor:
+    """Return the products (g, d, d) of vectors (g, d)."""
+    return some[:, :, None] * others[:, None, :]
 
 
 def _both_triangles(lower: Tensor) -> Tensor:
     """Return the symmetric matrices (g, d, d) of which the lower triangles are given."""
-    strictly = lower.tril(-1)
-    return strictly + strictly.mT + torch.diag_embed(lower.diagonal(dim1=1, dim2=2))
+    return lower.tril() + lower.tril(-1).mT

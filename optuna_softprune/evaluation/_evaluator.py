@@ -18,14 +18,14 @@ from optuna_softprune.evaluation._program import NotSharedError, Program, progra
 from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.evaluation._watch import Watch
 from optuna_softprune.graph import map_tensors, tensors
-from optuna_softprune.reconstruction import Fresh
+from optuna_softprune.reconstruction import Solutions
 from optuna_softprune.removal import random_parts, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from optuna_softprune.graph import Network
-    from optuna_softprune.reconstruction import Known, Weights
+    from optuna_softprune.reconstruction import Statistics, Weights
 
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
 
@@ -60,6 +60,7 @@ class Evaluator:
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._ways: dict[Hashable, _Way] = {}
+        self._calibrated: list[list[Any]] | None = None
         self._dense = {name: tensor.detach() for name, tensor in tensors(model)}
         self.inputs = Inputs(self.memory, self.tell)
         self._names: dict[int, tuple[str, ...]] = {}
@@ -96,14 +97,42 @@ class Evaluator:
         kept, weights = candidate.kept, self._weights
         return remove(self._model, self._network, kept, share=False, weights=weights, known=self._known()).eval()
 
-    def _known(self) -> Known:
-        """Return where solutions are kept."""
-        return self.memory if self.memory.budget else Fresh()
+    def _known(self) -> Solutions:
+        """Return what is known of any candidate."""
+        return Solutions(self.memory)
 
-    def measured(self, candidate: Candidate) -> dict[str, Tensor]:
-        """Return name -> buffers of a candidate's network that are measured on it."""
-        names = self._weights.measured(candidate.kept)
-        return _buffers(self._removed(candidate), names) if names else {}
+    def known(self, sharing: Sharing, candidate: Candidate, *, remember: bool) -> Solutions:
+        """Return what is known of a candidate's weights, its measured buffers included."""
+        known, statistics = self._known(), self._weights.measured(candidate.kept)
+        if statistics:
+            with torch.no_grad(), self._exactly():
+                batches = self._flat_calibration(sharing)
+                if batches is None:
+                    known.own.update(_buffers(self._removed(candidate), statistics))
+                else:
+                    sharing.measure(candidate, statistics, batches, known, remember=remember)
+        return known
+
+    def _exactly(self) -> torch.autocast:
+        """Let operations compute in the precision of their operands, whatever the metric does."""
+        return torch.autocast("cpu" if self._device is None else self._device.type, enabled=False)
+
+    def _flat_calibration(self, sharing: Sharing) -> list[list[Any]] | None:
+        """Return the flat inputs that buffers are measured on; None if passes of them cannot be shared."""
+        if self._calibrated is None:
+            try:
+                self._calibrated = [
+                    self._shareable(sharing, tuple(batch)) for batch in self._weights.inputs(self._model)
+                ]
+            except NotSharedError as reason:
+                self.tell(f"Batch-norm statistics of each candidate are measured whole: {reason}.")
+                self._calibrated = []
+        return self._calibrated or None
+
+    def _shareable(self, sharing: Sharing, args: tuple[Any, ...]) -> list[Any]:
+        flat = self.flat_inputs(sharing.program, args, {})
+        self.way(sharing, flat, (args, {}), None)
+        return flat
 
     def _copied(self, name: str, dense: nn.Parameter, candidate: Candidate) -> nn.Parameter:
         small = self._weights.of(name, dense.detach(), candidate.kept, self._known())
@@ -184,8 +213,9 @@ class Evaluator:
             except Exception:
                 return _Way("the removed network does not take these inputs")  # its own error will say why
             length = block_length(sharing.program, flat)
-            measured = _buffers(module, self._weights.measured(kept))
-            run = functools.partial(sharing.run, some, place=None, measured=measured, exact=mode is None)
+            known = self._known()
+            known.own.update(_buffers(module, self._weights.measured(kept)))
+            run = functools.partial(sharing.run, some, place=None, known=known, exact=mode is None)
             try:
                 got = run(flat)
             except Exception as error:
@@ -217,7 +247,7 @@ class _Passes:
     def __init__(self, evaluator: Evaluator, sharing: Sharing, candidate: Candidate) -> None:
         self._evaluator, self._sharing, self._candidate = evaluator, sharing, candidate
         self._next, self._promising = 0, False
-        self._measured: dict[str, Tensor] | None = None
+        self._known: Solutions | None = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         evaluator, sharing, candidate = self._evaluator, self._sharing, self._candidate
@@ -234,14 +264,14 @@ class _Passes:
         except NotSharedError as reason:
             evaluator.tell(f"{WHOLE}{reason}.")
             raise
-        if self._measured is None:
-            self._measured = evaluator.measured(candidate)
+        if self._known is None:
+            self._known = evaluator.known(sharing, candidate, remember=self._promising)
         outputs = [
             sharing.run(
                 candidate,
                 block,
                 place._replace(block=i) if known else None,
-                self._measured,
+                self._known,
                 exact=autocast is None,
                 remember=self._promising,
             )
@@ -250,9 +280,9 @@ class _Passes:
         return evaluator.restored(joined(outputs))
 
 
-def _buffers(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+def _buffers(module: nn.Module, statistics: Sequence[Statistics]) -> dict[str, Tensor]:
     """Return buffers by name."""
-    return {name: module.get_buffer(name) for name in names}
+    return {name: module.get_buffer(name) for each in statistics for name in (each.mean, each.variance)}
 
 
 def _has_hooks(module: nn.Module) -> bool:

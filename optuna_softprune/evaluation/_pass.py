@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optuna_softprune.evaluation._program import examples
 from optuna_softprune.evaluation._sizes import Sizes
-from optuna_softprune.reconstruction import Fresh
+from optuna_softprune.reconstruction import Pooled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna_softprune.evaluation._inputs import Place
     from optuna_softprune.evaluation._memory import Memory
     from optuna_softprune.evaluation._program import Operation, Program
-    from optuna_softprune.reconstruction import Weights
+    from optuna_softprune.reconstruction import Solutions, Weights
 
 
 class Pass:
@@ -50,64 +50,79 @@ class Pass:
     ) -> None:
         self._program, self._weights, self._dense, self._memory = program, weights, dense, memory
         self._flat, self._place, self._exact = flat, place, exact
-        self._solutions = memory or Fresh()
         self._own = {_memory_of(each) for each in flat if isinstance(each, Tensor)}
         self._held: set[int] = set()
         self.found_something = False
 
-    def run(self, candidate: Candidate, measured: Mapping[str, Tensor]) -> list[Any]:
-        """Return the flat outputs for a candidate.
+    def run(self, candidate: Candidate, known: Solutions) -> list[Any]:
+        """Return the flat outputs for a candidate, of whose weights something is known."""
+        values = self._computed(candidate, known, [each for each in self._program.outputs if isinstance(each, int)], {})
+        return [
+            self._owned(values[each]) if isinstance(each, int) else each[0]  # no value, but a constant
+            for each in self._program.outputs
+        ]
+
+    def measure(self, candidate: Candidate, known: Solutions, norms: Mapping[int, Pooled | None]) -> None:
+        """Let batch norms normalise by the statistics of these inputs, and pool them.
 
         Args:
             candidate: The candidate.
-            measured: Name -> buffers of its smaller network that are measured on it.
+            known: What is known of its weights.
+            norms: Number of a batch norm -> where its statistics are pooled; None: they are known already.
         """
+        self._computed(candidate, known, [number for number, pooled in norms.items() if pooled is not None], norms)
+
+    def _computed(
+        self, candidate: Candidate, known: Solutions, targets: list[int], norms: Mapping[int, Pooled | None]
+    ) -> list[Any]:
+        """Return the values, of which those of `targets` are there; `norms` are measured on the way."""
         program = self._program
         values: list[Any] = [None] * program.length
         for number, given in zip(program.inputs, self._flat, strict=True):
             values[number] = given
         missing: dict[int, Hashable] = {}  # operation to be done -> under what its value is remembered
-        stack = [each for each in program.outputs if isinstance(each, int)]
+        stack = targets.copy()
         while stack:
             number = stack.pop()
             if values[number] is not None or number in missing:
                 continue
             if number in program.operations:
                 key = self._key(number, candidate.counts)
-                found = self._found(key)
+                found = None if norms.get(number) is not None else self._found(key)
                 if found is None:
                     missing[number] = key
-                    stack += program.operations[number].sources
+                    measured = program.norms[number] if number in norms else ()
+                    stack += [each for each in program.operations[number].sources if each not in measured]
                 else:
                     values[number] = found
                     self.found_something |= program.operations[number].of_input
             elif number in program.weights:
-                values[number] = self._weight(candidate, number, measured)
+                values[number] = self._weight(candidate, number, known)
             elif number in program.constants:
                 values[number] = self._holding(program.constants[number])
         sizes = Sizes(candidate.kept, examples(self._flat), program.batch, self._exact)
         for number, operation in program.operations.items():
             if number not in missing:
                 continue
+            if number in norms:
+                mean, variance = program.norms[number]
+                values[mean], values[variance] = (norms[number] or Pooled()).add(values[operation.sources[0]])
             values[number] = operation.run(values, sizes)
             self._put(missing[number], values[number])
             for done in operation.done_with:
                 values[done] = None
-        return [
-            self._owned(values[each]) if isinstance(each, int) else each[0]  # no value, but a constant
-            for each in program.outputs
-        ]
+        return values
 
-    def _weight(self, candidate: Candidate, number: int, measured: Mapping[str, Tensor]) -> Tensor:
+    def _weight(self, candidate: Candidate, number: int, known: Solutions) -> Tensor:
         """Return a parameter or buffer of the smaller network."""
         name, groups = self._program.weights[number]
-        if name in measured:
-            return self._holding(measured[name])
+        if name in known.own:
+            return self._holding(known.own[name])
         dense = self._dense[number]
-        key = None if self._memory is None or not groups else (number, *(candidate.counts[i] for i in groups))
+        key = None if self._memory is None or not groups else weight_key(number, groups, candidate.counts)
         found = self._found(key)
         if found is None:
-            found = self._weights.of(name, dense, candidate.kept, self._solutions)
+            found = self._weights.of(name, dense, candidate.kept, known)
             if found is not dense:
                 self._put(key, found)
         return self._holding(found)
@@ -137,6 +152,11 @@ class Pass:
     def _owned(self, value: Any) -> Any:
         """Return an output in memory that nothing here keeps."""
         return value.clone() if isinstance(value, Tensor) and _memory_of(value) in self._held else value
+
+
+def weight_key(number: int, groups: tuple[int, ...], counts: tuple[int, ...]) -> Hashable:
+    """Return what a parameter or buffer depends on."""
+    return (number, *(counts[group] for group in groups))
 
 
 def key_of(number: int, operation: Operation, counts: tuple[int, ...], place: Place | None) -> Hashable:

@@ -69,6 +69,7 @@ class Program:
         inputs: Numbers of the flat inputs.
         weights: Number -> qualified name of a parameter or buffer, and the groups that it depends on.
         constants: Number -> a tensor that no candidate changes.
+        norms: Number of a batch norm -> numbers of its running mean and variance.
         operations: Number -> operation, in execution order.
         outputs: The flat outputs: a number each, or (for what is no value) a constant of any kind in a tuple.
         example: The flat example inputs, as fakes; of what is no tensor the value.
@@ -83,6 +84,7 @@ class Program:
     weights: Mapping[int, tuple[str, tuple[int, ...]]]
     constants: Mapping[int, Tensor]
     operations: Mapping[int, Operation]
+    norms: Mapping[int, tuple[int, int]]
     outputs: tuple[int | tuple[Any], ...]
     example: tuple[Any, ...]
     batch: int
@@ -164,6 +166,7 @@ def program(
             for name, constant in exported.constants.items()
         },
         operations=operations,
+        norms={number[node]: (number[node.args[3]], number[node.args[4]]) for node in nodes if _has_statistics(node)},
         outputs=tuple(number[each] if isinstance(each, Node) else (each,) for each in returned),
         example=example,
         batch=batch,
@@ -180,6 +183,13 @@ def _of_input(network: Network) -> dict[Node, bool]:
         dependent = node.name in network.exported.inputs or any(of_input[source] for source in node.all_input_nodes)
         of_input[node] = dependent or follows_batch(node)  # what is as long as the batch depends on the inputs too
     return of_input
+
+
+def _has_statistics(node: Node) -> bool:
+    """Whether a node is a batch norm with a running mean and variance of the network's own."""
+    if node.op != "call_function" or operation_name(node) != "batch_norm":
+        return False
+    return all(isinstance(each, Node) and each.op == "placeholder" for each in node.args[3:5])
 
 
 def _expect_pure(node: Node, number: Mapping[Node, int]) -> None:

@@ -6,7 +6,9 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from optuna_softprune.evaluation._pass import Pass, key_of
+from optuna_softprune.evaluation._inputs import Place
+from optuna_softprune.evaluation._pass import Pass, key_of, weight_key
+from optuna_softprune.reconstruction import Pooled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -14,10 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optuna_softprune.evaluation._candidate import Candidate
-    from optuna_softprune.evaluation._inputs import Place
     from optuna_softprune.evaluation._memory import Memory
     from optuna_softprune.evaluation._program import Program
-    from optuna_softprune.reconstruction import Weights
+    from optuna_softprune.reconstruction import Solutions, Statistics, Weights
 
 # Candidates in a row that had nothing in common with others, after which none is remembered for a while.
 BARREN = 16
@@ -64,7 +65,7 @@ class Sharing:
         candidate: Candidate,
         flat: Sequence[Any],
         place: Place | None,
-        measured: Mapping[str, Tensor],
+        known: Solutions,
         *,
         exact: bool = False,
         remember: bool = False,
@@ -75,13 +76,57 @@ class Sharing:
             candidate: For which candidate.
             flat: The flat inputs.
             place: Where these inputs are remembered; None: nowhere.
-            measured: Name -> buffers of its smaller network that are measured on it.
+            known: What is known of the candidate's weights.
             exact: Whether operations compute in the precision of their operands.
             remember: Whether values and weights are looked up and remembered.
         """
         memory = self._memory if remember else None
         this = Pass(self.program, self._weights, self._dense, memory, flat, place, exact=exact)
-        outputs = this.run(candidate, measured)
+        outputs = this.run(candidate, known)
         if this.found_something:
             self._barren = 0
         return outputs
+
+    def measure(
+        self,
+        candidate: Candidate,
+        statistics: Sequence[Statistics],
+        batches: Sequence[Sequence[Any]],
+        known: Solutions,
+        *,
+        remember: bool,
+    ) -> None:
+        """Measure statistics of a candidate's batch norms, as far as they are not remembered.
+
+        Args:
+            candidate: The candidate.
+            statistics: What is measured.
+            batches: Flat inputs to measure it on.
+            known: What is known of the candidate's weights; they are added to it.
+            remember: Whether values and weights are looked up and remembered.
+        """
+        memory, weights = self._memory if remember else None, self.program.weights
+        places = {
+            name: (number, weight_key(number, groups, candidate.counts)) for number, (name, groups) in weights.items()
+        }
+        pooled: dict[int, Pooled | None] = {}
+        for each in statistics:
+            names = (each.mean, each.variance)
+            found = {name: memory.get(places[name][1]) for name in names} if memory is not None else {}
+            remembered = {name: tensor for name, tensor in found.items() if tensor is not None}
+            known.own.update(remembered)
+            pooled[places[each.mean][0]] = None if len(remembered) == len(names) else Pooled()
+        if not any(pooled.values()):
+            return
+        norms = {number: pooled[mean] for number, (mean, _) in self.program.norms.items() if mean in pooled}
+        for i, flat in enumerate(batches):
+            place = Place(-1 - i, None)
+            this = Pass(self.program, self._weights, self._dense, memory, flat, place, exact=True)
+            this.measure(candidate, known, norms)
+        for each in statistics:
+            measured = pooled[places[each.mean][0]]
+            if measured is not None:
+                for name, value in zip((each.mean, each.variance), measured.moments(), strict=True):
+                    known.own[name] = value.to(self._dense[places[name][0]].dtype)
+                    if memory is not None:
+                        memory.put(places[name][1], known.own[name])

@@ -3,6 +3,7 @@
 from optuna_softprune.reconstruction._least_squares import LeastSquares
 from optuna_softprune.reconstruction._refitted import Refitted
 from optuna_softprune.reconstruction._sliced import Sliced
-from optuna_softprune.reconstruction._weights import Fresh, Known, Weights
+from optuna_softprune.reconstruction._statistics import Pooled, Statistics
+from optuna_softprune.reconstruction._weights import Solutions, Weights
 
-__all__ = ["Fresh", "Known", "LeastSquares", "Refitted", "Sliced", "Weights"]
+__all__ = ["LeastSquares", "Pooled", "Refitted", "Sliced", "Solutions", "Statistics", "Weights"]

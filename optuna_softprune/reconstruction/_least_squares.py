@@ -6,6 +6,8 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from optuna_softprune._errors import CalibrationWarning, shorten
 from optuna_softprune.calibration import RIDGE, Calibration, Moments, expect_calibration, expect_ridge
 from optuna_softprune.graph import Side, operation_name
@@ -81,8 +83,17 @@ class LeastSquares:
             return f"moments of its {moments.energy.shape[1]:,} inputs would take too much memory"
         if damped is None:
             return "what it reads does not change on the calibration data"
-        mean = moments.mean if moments.shifts_bias else None
-        return Refit(network=network, contraction=contraction, units=units[0], damped=damped, mean=mean)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        if not moments.shifts_bias:
+            contraction = replace(contraction, bias=None)
+        return Refit(
+            network=network,
+            contraction=contraction,
+            units=units[0],
+            damped=damped,
+            inverse=inverse,
+            mean=moments.mean,
+        )
 
 
 def _readers(network: Network, weight: str, bias: str | None) -> list[Node] | None:

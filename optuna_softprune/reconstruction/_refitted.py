@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optuna_softprune._errors import shorten
 from optuna_softprune.graph import digest, groups_of, tensors
 from optuna_softprune.reconstruction._sliced import sliced
-from optuna_softprune.reconstruction._statistics import Measurement, names_of, statistics
+from optuna_softprune.reconstruction._statistics import Measurement, statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from optuna_softprune.calibration import Calibration
     from optuna_softprune.graph import Kept, Network
     from optuna_softprune.reconstruction._refit import Refit
-    from optuna_softprune.reconstruction._weights import Known
+    from optuna_softprune.reconstruction._statistics import Statistics
+    from optuna_softprune.reconstruction._weights import Solutions
 
 
 class Refitted:
@@ -47,17 +48,13 @@ class Refitted:
     ) -> None:
         self._network, self._calibration = network, calibration
         self._refits, self._reasons = refits, reasons
-        self._of_bias = {
-            refit.contraction.bias: refit
-            for refit in refits.values()
-            if refit.contraction.bias is not None and refit.mean is not None
-        }
-        self._dense = {name: tensor.detach() for name, tensor in tensors(model) if name in refits}
+        self._of_bias = {each.contraction.bias: each for each in refits.values() if each.contraction.bias is not None}
+        self._dense = {name: tensor.detach() for name, tensor in tensors(model)}
         self._statistics = statistics(network)
         self._digest = digest(model)
         self.depends: Mapping[str, frozenset[int]] = {
             **{name: groups_of(network, refit.units) for name, refit in self._of_bias.items()},
-            **{name: each.groups for each in self._statistics for name in names_of([each])},
+            **{name: each.groups for each in self._statistics for name in (each.mean, each.variance)},
         }
 
     def expect_unchanged(self, model: nn.Module) -> None:
@@ -68,29 +65,36 @@ class Refitted:
                 "they have changed since then: make the space again."
             )
 
-    def of(self, name: str, dense: Tensor, kept: Kept, known: Known) -> Tensor:
+    def of(self, name: str, dense: Tensor, kept: Kept, known: Solutions) -> Tensor:
         """Return a parameter or buffer of the smaller network: `dense` itself if it stays as it is."""
-        if name in self._refits:
-            return self._refits[name].weight(dense, kept, known)
-        if name in self._of_bias:
-            refit = self._of_bias[name]
-            return refit.bias(dense, self._dense[refit.contraction.weight], kept, known)
-        return sliced(self._network, name, dense, kept)
+        refit = self._refits.get(name) or self._of_bias.get(name)
+        if refit is None:
+            return sliced(self._network, name, dense, kept)
+        if name not in known.own:
+            weight, bias = refit.contraction.weight, refit.contraction.bias
+            of_bias = None if bias is None else self._dense[bias]
+            found = refit.of(self._dense[weight], of_bias, kept, known.shared)
+            known.own.update((n, each) for n, each in zip((weight, bias), found, strict=True) if n and each is not None)
+        return known.own[name]
 
-    def measured(self, kept: Kept) -> Sequence[str]:
-        """Return the names of the statistics of batch norms that normalise something else than in the dense network."""
-        return names_of(each for each in self._statistics if each.is_stale(self._network, kept))
+    def measured(self, kept: Kept) -> Sequence[Statistics]:
+        """Return the statistics of batch norms that normalise something else than in the dense network."""
+        return [each for each in self._statistics if each.is_stale(self._network, kept)]
+
+    def inputs(self, model: nn.Module) -> Iterator[Sequence[Any]]:
+        """Yield the calibration data on the device of a network."""
+        return self._calibration.inputs(model, "batch-norm statistics")
 
     def measure(self, small: nn.Module, kept: Kept) -> None:
         """Write the statistics of the calibration data into a smaller network."""
-        stale = [each for each in self._statistics if each.is_stale(self._network, kept)]
+        stale = self.measured(kept)
         if not stale:
             return
         buffers = dict(small.named_buffers())
         measurement = Measurement({id(buffers[each.mean]): each.mean for each in stale})
         with torch.no_grad():
             with _in_eval_mode(small):
-                for batch in self._calibration.inputs(small, "batch-norm statistics"):
+                for batch in self.inputs(small):
                     with measurement:
                         small(*batch)
             for each in stale:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ import torch
 from optuna_softprune.graph import kept_indices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from optuna_softprune.graph import Kept, Network
-    from optuna_softprune.reconstruction._weights import Known
+    from optuna_softprune.reconstruction._statistics import Statistics
+    from optuna_softprune.reconstruction._weights import Solutions
 
 # Elements from which a kernel's kept weights are selected along both axes at once.
 LARGE = 2**17
@@ -33,13 +34,17 @@ class Sliced:
     network: Network
     depends: Mapping[str, frozenset[int]] = field(default_factory=dict, init=False)
 
-    def of(self, name: str, dense: Tensor, kept: Kept, known: Known) -> Tensor:
+    def of(self, name: str, dense: Tensor, kept: Kept, known: Solutions) -> Tensor:
         """Return what is kept of a parameter or buffer: `dense` itself if it stays whole, else a new tensor."""
         return sliced(self.network, name, dense, kept)
 
-    def measured(self, kept: Kept) -> Sequence[str]:
+    def measured(self, kept: Kept) -> Sequence[Statistics]:
         """Return nothing."""
         return ()
+
+    def inputs(self, model: nn.Module) -> Iterator[Sequence[Any]]:
+        """Yield nothing."""
+        return iter(())
 
     def measure(self, small: nn.Module, kept: Kept) -> None:
         """Do nothing."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
     from optuna_softprune.graph import Kept
+    from optuna_softprune.reconstruction._statistics import Statistics
 
 
-class Known(Protocol):
+class Shared(Protocol):
     """Solutions that candidates share."""
 
     def get(self, key: Hashable) -> Tensor | None:
@@ -24,19 +25,17 @@ class Known(Protocol):
         ...
 
 
-class Fresh:
-    """Solutions of one candidate."""
+class Solutions:
+    """What is known of one candidate's weights.
 
-    def __init__(self) -> None:
-        self._held: dict[Hashable, Tensor] = {}
+    Attributes:
+        shared: Solutions that candidates share; None: they share none.
+        own: Qualified name -> weights of this candidate that came with others.
+    """
 
-    def get(self, key: Hashable) -> Tensor | None:
-        """Return what is held under a key, or None."""
-        return self._held.get(key)
-
-    def put(self, key: Hashable, tensor: Tensor) -> None:
-        """Hold a tensor."""
-        self._held[key] = tensor
+    def __init__(self, shared: Shared | None = None) -> None:
+        self.shared = shared
+        self.own: dict[str, Tensor] = {}
 
 
 class Weights(Protocol):
@@ -49,23 +48,27 @@ class Weights(Protocol):
     @property
     def depends(self) -> Mapping[str, frozenset[int]]: ...
 
-    def of(self, name: str, dense: Tensor, kept: Kept, known: Known) -> Tensor:
+    def of(self, name: str, dense: Tensor, kept: Kept, known: Solutions) -> Tensor:
         """Return a parameter or buffer of the smaller network: `dense` itself if it stays as it is.
 
         Args:
             name: Its qualified name.
             dense: It in the dense network.
             kept: Shape (units,): whether each unit stays.
-            known: What candidates share.
+            known: What is known of the candidate.
         """
         ...
 
-    def measured(self, kept: Kept) -> Sequence[str]:
-        """Return the names of buffers that are measured on the smaller network, not made of the dense one's."""
+    def measured(self, kept: Kept) -> Sequence[Statistics]:
+        """Return the statistics that are measured on the smaller network, not made of the dense one's."""
+        ...
+
+    def inputs(self, model: nn.Module) -> Iterator[Sequence[Any]]:
+        """Yield the positional inputs that they are measured on, on the device of a network."""
         ...
 
     def measure(self, small: nn.Module, kept: Kept) -> None:
-        """Fill in these buffers of a smaller network, by running it; nothing else of it changes."""
+        """Fill in these statistics of a smaller network, by running it; nothing else of it changes."""
         ...
 
     def expect_unchanged(self, model: nn.Module) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_softprune.graph import copy_with, kept_indices
-from optuna_softprune.reconstruction import Fresh, Sliced
+from optuna_softprune.reconstruction import Sliced, Solutions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optuna_softprune.graph import Kept, Network
-    from optuna_softprune.reconstruction import Known, Weights
+    from optuna_softprune.reconstruction import Weights
 
 
 def remove(
@@ -21,7 +21,7 @@ def remove(
     *,
     share: bool,
     weights: Weights | None = None,
-    known: Known | None = None,
+    known: Solutions | None = None,
 ) -> nn.Module:
     """Return a copy of `model` without the units that are not kept.
 
@@ -32,10 +32,10 @@ def remove(
         share: Whether parameters that stay whole are the dense network's own memory: enough for a copy that is
             only evaluated. Else the copy shares nothing.
         weights: What gives the copy its weights; default: they are sliced.
-        known: What candidates share.
+        known: What is known of the candidate.
     """
     weights = Sliced(network) if weights is None else weights
-    known = Fresh() if known is None else known
+    known = Solutions() if known is None else known
     parameters = {name for name, _ in model.named_parameters()}
 
     def replace(name: str, tensor: Tensor) -> Tensor:
