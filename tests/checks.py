@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +32,17 @@ def counted_parameters(model: nn.Module) -> int:
 
 
 def counted_macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> float:
-    # The counter of torch 2.14 does not know fused attention and encoder layers, only what they are made of.
+    # The counter of torch 2.14 does not know fused attention, encoder and recurrent layers, only what they are made of.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(action="ignore"),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
+            FlopCounterMode(display=False) as counter,
+        ):
             model(*args, **(kwargs or {}))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

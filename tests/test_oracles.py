@@ -84,6 +84,38 @@ def test_unit_whose_producers_are_zero_can_be_removed_without_a_change(name: str
         assert expected.abs().max() > 1e-3
 
 
+def test_head_whose_values_are_zero_can_be_removed_without_a_change() -> None:
+    network = next(n for n in ZOO if n.name == "eager_heads")
+    model = randomise(network.build()).double()
+    args = tuple(x.double() for x in network.inputs())
+    with torch.no_grad():
+        model.get_parameter("value.weight")[6:9] = 0
+        model.get_parameter("value.bias")[6:9] = 0
+        space = PruningSpace(model, args, importance=ChosenFirst("value.weight", 6))
+        small = space.prune({"stem": 0.0, "query": 1 / 4})
+        expected, got = model(*args), small(*args)
+    assert small.get_parameter("query.weight").shape == (3 * 2, 5)
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "plain_recurrent"])
+def test_hidden_unit_that_stays_zero_can_be_removed_without_a_change(kind: str) -> None:
+    network = next(n for n in ZOO if n.name == kind)
+    model = randomise(network.build()).double()
+    args = tuple(x.double() for x in network.inputs())
+    hidden, dead = 6, 2
+    with torch.no_grad():
+        # With all of its weights and biases zero a state that begins at zero stays there: tanh(0) = 0.
+        for parameter in model.get_submodule("cell").parameters():
+            parameter[dead::hidden] = 0
+        space = PruningSpace(model, args, importance=ChosenFirst("cell.weight_ih_l0", dead))
+        small = space.prune({"stem": 0.0, "cell": 1 / hidden})
+        expected, got = model(*args), small(*args)
+    assert small.get_parameter("cell.weight_hh_l0").shape[1] == hidden - 1
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+    assert expected.abs().max() > 1e-3
+
+
 def torch_pruning_groups(
     model: nn.Module, x: torch.Tensor, ignored: list[nn.Module]
 ) -> set[frozenset[tuple[str, int]]]:

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from optuna_softprune.evaluation._sizes import follows_batch, resizes
-from optuna_softprune.graph import dependences, operation_name
+from optuna_softprune.graph import RECURRENT, dependences, operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Marked as random by torch, but not in eval mode.
 RANDOM_IN_TRAINING = frozenset(
     ["dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu", "scaled_dot_product_attention"]
-)
+) | frozenset(RECURRENT)
 # What may return its operand, or a view of it, without being marked as a view.
 MAYBE_VIEWS = frozenset(
     ["reshape", "flatten", "contiguous", "dropout", "to", "type_as", "pad", "expand_as", "getitem", "positive", "conj"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optuna_softprune.graph import Kept, keeps_whole_groups, kept_indices, operation_name
+from optuna_softprune.graph import RECURRENT, Kept, keeps_whole_groups, kept_indices, operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,13 +84,14 @@ def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0) ->
         if not isinstance(stated, (list, tuple)):
             return {}
         start = first_axis(node)
+        batch = int(any(operation_name(user) in RECURRENT for user in node.users))  # of a state the second axis
 
         def length(sizes: Sizes, axis: int, size: Any) -> Any:
             if size == -1:
                 return size
             if axis in axes:
-                return sizes.length(axes[axis], of_batch=axis == 0 and batched)
-            return sizes.leading(size) if axis == 0 and batched else size
+                return sizes.length(axes[axis], of_batch=axis == batch and batched)
+            return sizes.leading(size) if axis == batch and batched else size
 
         return {position: lambda sizes, args: [length(sizes, start + i, size) for i, size in enumerate(stated)]}
 

@@ -27,11 +27,13 @@ from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
+from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
 from optuna_softprune.graph._stated import StatedSize, stated_sizes
 
 __all__ = [
     "CONTRACTIONS",
     "FIXED",
+    "RECURRENT",
     "UNUSED",
     "WORKING_DTYPES",
     "ExportedGraph",

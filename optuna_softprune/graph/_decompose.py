@@ -56,7 +56,9 @@ def _parts(node: Node, table: dict[Any, Callable[..., Any]]) -> Graph | None:
         return operation(*map_arg(node.args, given.__getitem__), **map_arg(node.kwargs, given.__getitem__))
 
     try:
-        parts = make_fx(run, decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
+        # Nothing is written in place: what torch may do with memory of its own is not safe with values that are kept.
+        pure = make_fx(torch.func.functionalize(run), decomposition_table=table)
+        parts = pure(*(source.meta["val"] for source in sources)).graph
     except Exception:
         return None  # what torch cannot trace by itself stays one operation without a rule
     return None if any(each.target is operation for each in parts.nodes) else parts

@@ -9,6 +9,7 @@ import numpy as np
 from optuna_softprune.graph._groups import FIXED
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._rules import mixed_axes
+from optuna_softprune.graph._rules_recurrent import GATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ CONTRACTIONS = {"addmm": 1, "baddbmm": 1, "einsum": 1, "linear": 0, "matmul": 0,
 CONTRACTIONS |= {f"conv{transposed}{n}d": 0 for transposed in ("", "_transpose") for n in (1, 2, 3)}
 CONTRACTIONS |= {"scaled_dot_product_attention": 0}
 # What else makes a value of several channels, whichever axes its arguments state.
-MIXING = frozenset([*CONTRACTIONS, "layer_norm", "group_norm", "rms_norm"])
+MIXING = frozenset([*CONTRACTIONS, *GATES, "layer_norm", "group_norm", "rms_norm"])
 
 
 def dependences(network: Network, also: Mapping[str, Groups]) -> dict[Node, Groups]:

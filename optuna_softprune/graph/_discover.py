@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.int64]
 
 
-# What a module calls its weight, or what it computes that from: parametrisations, `weight_norm`, `nn.utils.prune`.
+# What a module calls its weight, or what it computes that from (parametrisations, `weight_norm`, `nn.utils.prune`), and
+# the weights of recurrent layers and of attention.
 WEIGHT_NAMES = frozenset(["weight", "weight_g", "weight_v", "weight_orig", "parametrised"])
+WEIGHT_NAMES |= {"weight_ih", "weight_hh", "weight_ih_l0", "weight_hh_l0", "in_proj_weight"}
 
 
 def discover(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ def export(
     working = working_copy(model, dtype)
     inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=dtype))
     # Under `no_grad` a `with torch.no_grad()` of the network's own leaves no subgraph behind.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Recurrent layers keep their parameters in a list too; `torch.export` warns of what it makes of that itself.
+        warnings.filterwarnings("ignore", message="The tensor attributes self")
         try:
             program = torch.export.export(working, *inputs)
         except Exception as error:

@@ -283,6 +283,11 @@ class Propagation:
             labels = width if labels is None else labels
         return labels, tuple(found for found in value if axis not in found.axes)
 
+    def labels_of(self, weight: Node, axis: int, reason: str) -> Tensor:
+        """Return the labels (length,) along an axis of a weight; zeros where it cannot shrink."""
+        found, _ = self.channel(self.value(weight), axis, reason)
+        return torch.zeros(self.shape(weight)[axis], dtype=torch.int64) if found is None else found
+
     def elementwise(self, operands: Sequence[Node | Any], shape: tuple[int, ...]) -> Value:
         """Unite the layers of operands that are broadcast to `shape` and combined element by element."""
         return self.combine([(self.value(o), self.shape(o), self.origin(o)) for o in operands], shape)

@@ -16,6 +16,7 @@ from optuna_softprune.graph import _rules_contraction as contraction
 from optuna_softprune.graph import _rules_convolution as convolution
 from optuna_softprune.graph import _rules_mixing as mixing
 from optuna_softprune.graph import _rules_moving as moving
+from optuna_softprune.graph import _rules_recurrent as recurrent
 from optuna_softprune.graph import _rules_windows as windows
 from optuna_softprune.graph._labels import along
 from optuna_softprune.graph._operation import operation_name
@@ -69,6 +70,7 @@ _NAMES: list[tuple[Rule, str]] = [
     (contraction.attention, "scaled_dot_product_attention"),
     (convolution.convolution, "conv1d conv2d conv3d"),
     (convolution.transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d"),
+    *((recurrent.recurrent(name), name) for name in recurrent.GATES),
     (mixing.batch_norm, "batch_norm"),
     (mixing.instance_norm, "instance_norm"),
     (mixing.layer_norm, "layer_norm rms_norm"),

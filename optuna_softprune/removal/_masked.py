@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from optuna_softprune.graph import CONTRACTIONS, kept_indices, mixed_axes, operation_name
+from optuna_softprune.graph import CONTRACTIONS, RECURRENT, kept_indices, mixed_axes, operation_name
 from optuna_softprune.removal._masked_norms import NORMS
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def _run(node: Node, values: Mapping[Node, Any], network: Network, kept: Kept) -
         args = (*args[:at], _zeroed(node.args[at], args[at], network, kept), *args[at + 1 :])
         if name == "scaled_dot_product_attention":
             args = _of_kept_keys(node, args, network, kept)
+    if name in RECURRENT:
+        args = _of_kept_state(node, args, network, kept)
     if name in NORMS and (masks := _masks(node.args[0], network, kept)):
         return NORMS[name](operation, masks, *args, **kwargs)
     if axes := mixed_axes(node):
@@ -102,6 +104,19 @@ def _of_kept_keys(node: Node, args: tuple[Any, ...], network: Network, kept: Kep
     if more and isinstance(more[0], Tensor) and more[0].shape[-1] > 1:
         more[0] = more[0].index_select(-1, stays)
     return (q, k.index_select(keys, stays), v.index_select(keys, stays), *more)
+
+
+def _of_kept_state(node: Node, args: tuple[Any, ...], network: Network, kept: Kept) -> tuple[Any, ...]:
+    """Return the arguments of a recurrent layer with zeros where its input and its weights read what is removed."""
+    x, states, weights, *settings = args
+    nodes: Any = node.args[2]
+    columns = [
+        torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
+        if (mask := _masks(each, network, kept).get(1)) is not None
+        else weight
+        for each, weight in zip(nodes, weights, strict=True)
+    ]
+    return (_zeroed(node.args[0], x, network, kept), states, columns, *settings)
 
 
 def _over_kept(

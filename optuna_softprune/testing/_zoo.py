@@ -7,6 +7,7 @@ import torch
 from optuna_softprune.testing import _modules as nets
 from optuna_softprune.testing._zoo_attention import ATTENTION
 from optuna_softprune.testing._zoo_network import ZooNetwork, normal
+from optuna_softprune.testing._zoo_recurrent import RECURRENT
 from optuna_softprune.testing._zoo_stated import STATED
 from optuna_softprune.testing._zoo_statistics import STATISTICS
 from optuna_softprune.testing._zoo_weights import WEIGHTS
@@ -346,6 +347,7 @@ ZOO: tuple[ZooNetwork, ...] = (
         },
     ),
     *ATTENTION,
+    *RECURRENT,
     *STATED,
     *STATISTICS,
     *WEIGHTS,
