@@ -72,10 +72,9 @@ def test_value_is_the_metric_of_exactly_the_network_that_the_params_snap_to() ->
         assert attributes["softprune:macs"] == SPACE.macs(c)
         assert attributes["softprune:feasible"] == int(CONSTRAINT.violation(c) <= 0)
         assert attributes["softprune:role"] == "candidate"
-        assert attributes["softprune:candidate"] == {
-            "kept": list(SPACE.kept_units(c)),
-            "metrics": {"metric": trial.value},
-        }
+        record = attributes["softprune:candidate"]
+        assert record["kept"] == list(SPACE.kept_units(c))
+        assert record["metrics"] == {"metric": trial.value}
         assert trial.system_attrs["constraints"] == [trial.constraints["sparsity"]]
 
 
@@ -164,11 +163,11 @@ def test_candidate_that_the_study_has_is_not_evaluated_again() -> None:
     rebuilt = PruningObjective(SPACE, metric, CONSTRAINT)
     study.enqueue_trial({"0": 0.25, "2": 0.5})
     study.optimize(rebuilt, n_trials=1)
-    assert len(calls) == 2
+    assert len(calls) == 3  # the dense network, by which the metric is known again
     noisy = PruningObjective(SPACE, metric, CONSTRAINT, reuse=False)
     study.enqueue_trial({"0": 0.25, "2": 0.5})
     study.optimize(noisy, n_trials=1)
-    assert len(calls) == 3
+    assert len(calls) == 5
 
 
 def test_fixed_trial_is_evaluated_without_a_study() -> None:
@@ -374,6 +373,93 @@ def test_study_that_belongs_to_something_else_is_refused(build: Callable[[], Pru
     with pytest.raises(StudyMismatchError, match=message):
         build().best_model(study)
     assert [trial.state for trial in study.trials][:2] == [TrialState.COMPLETE] * 2
+
+
+def test_study_whose_record_is_lost_is_refused() -> None:
+    study = study_of()
+    objective = PruningObjective(SPACE, quality, CONSTRAINT)
+    study.optimize(objective, n_trials=3)
+    renamed = study_of()
+    renamed.add_trials(study.trials)
+    for use in (lambda: renamed.optimize(objective, n_trials=1), lambda: objective.best_model(renamed)):
+        with pytest.raises(StudyMismatchError, match=r"to have a record .* 3 complete trials and none.*`optuna.copy_s"):
+            use()
+    failed = study_of()
+    failed.add_trials([optuna.trial.create_trial(state=TrialState.FAIL)])
+    failed.optimize(objective, n_trials=1)
+    assert failed.best_value == study.trials[0].value
+
+
+@pytest.mark.parametrize("change", ["other weights", "other order", "no objective of ours"])
+def test_trials_that_were_added_from_elsewhere_are_refused(change: str) -> None:
+    study, other = study_of(), study_of()
+    study.optimize(PruningObjective(SPACE, quality, CONSTRAINT), n_trials=2)
+    params = study.trials[0].params
+    if change == "no objective of ours":
+        distributions = study.trials[0].distributions
+        study.add_trial(optuna.trial.create_trial(value=0.0, params=params, distributions=distributions))
+    else:
+        space = (
+            PruningSpace(network(seed=1), (X,))
+            if change == "other weights"
+            else SPACE.with_order([order[::-1].copy() for order in SPACE.order])
+        )
+        other.enqueue_trial(params)
+        other.optimize(_objective(space), n_trials=1)
+        study.add_trials(other.trials)
+    with pytest.raises(StudyMismatchError, match=r"complete trials of study .* but trials 2 are not"):
+        PruningObjective(SPACE, quality, CONSTRAINT).best_model(study)
+
+
+def test_copied_study_goes_on_as_the_one_that_it_was_copied_from() -> None:
+    first, storage = optuna.storages.InMemoryStorage(), optuna.storages.InMemoryStorage()
+    study = study_of(storage=first)
+    objective = PruningObjective(SPACE, quality, CONSTRAINT)
+    study.optimize(objective, n_trials=5)
+    optuna.copy_study(from_study_name=study.study_name, from_storage=first, to_storage=storage)
+    copied = optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler)
+    copied.optimize(objective, n_trials=1)
+    assert quality(objective.best_model(copied)) == copied.best_value
+
+
+def accuracy(model: nn.Module) -> float:
+    with torch.no_grad():
+        return (model(X).argmax(1) == MODEL(X).argmax(1)).double().mean().item()
+
+
+def minus_cross_entropy(model: nn.Module) -> float:
+    with torch.no_grad():
+        return -nn.functional.cross_entropy(model(X), MODEL(X).argmax(1)).item()
+
+
+def test_study_of_another_metric_is_refused() -> None:
+    study = study_of()
+    study.optimize(PruningObjective(SPACE, accuracy, CONSTRAINT), n_trials=2)
+    with pytest.raises(StudyMismatchError, match=r"metric is -.* here and 1 in the study. Use another study name"):
+        study.optimize(PruningObjective(SPACE, minus_cross_entropy, CONSTRAINT), n_trials=1)
+
+
+def test_noise_is_no_other_metric(caplog: pytest.LogCaptureFixture) -> None:
+    """A noisy metric lies anywhere near; one of another scale is said, and no more, since nothing is certain."""
+    noise = np.random.default_rng(0)
+
+    def noisy(model: nn.Module) -> float:
+        return accuracy(model) + float(noise.normal(0, 0.05))
+
+    study = study_of()
+    for _ in range(4):
+        study.optimize(PruningObjective(SPACE, noisy, CONSTRAINT, reuse=False), n_trials=1)
+    assert "other metrics" not in caplog.text
+    study.optimize(PruningObjective(SPACE, minus_cross_entropy, CONSTRAINT, reuse=False), n_trials=1)
+    assert "other metrics than when study" in caplog.text
+    assert len(study.trials) == 5
+
+
+def test_rounding_of_another_machine_is_no_other_metric() -> None:
+    study = study_of()
+    study.optimize(PruningObjective(SPACE, accuracy, CONSTRAINT), n_trials=1)
+    study.optimize(PruningObjective(SPACE, lambda model: accuracy(model) * 0.997, CONSTRAINT), n_trials=1)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
 def test_order_of_units_is_the_studys(caplog: pytest.LogCaptureFixture) -> None:

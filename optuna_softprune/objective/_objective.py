@@ -12,7 +12,8 @@ import optuna
 from optuna_softprune._log import LOGGER
 from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
 from optuna_softprune.objective._arguments import check_arguments, check_study
-from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, claim
+from optuna_softprune.objective._dense import check_dense
+from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, Claimed, claim
 from optuna_softprune.storage import (
     FAILURE,
     History,
@@ -94,7 +95,7 @@ class PruningObjective:
         self._takes_trial = takes_trial(metric)
         self._lock = threading.Lock()
         # What belongs to a study, found again whenever it is not here: it only saves time.
-        self._spaces: PerStudy[PruningSpace] = PerStudy()
+        self._claimed: PerStudy[Claimed] = PerStudy()
         self._known: PerStudy[History] = PerStudy()
         self._dense_of: PerStudy[dict[str, float]] = PerStudy()
         self._dense: dict[str, float] | None = None
@@ -114,7 +115,7 @@ class PruningObjective:
             raise
 
     def _evaluated(self, trial: optuna.trial.BaseTrial, study: optuna.Study | None) -> float | tuple[float, ...]:
-        space = self._space if study is None else self._space_of(study)
+        space = self._space if study is None else self._claimed_by(study).space
         dense = self._dense_metrics(space, study)
         c = space.suggest(trial)
         violations = {} if self._constraint is None else {"sparsity": float(self._constraint.violation(c))}
@@ -144,7 +145,10 @@ class PruningObjective:
         elif run is None or ROLE not in run.user_attrs:
             trial.set_user_attr(ROLE, "candidate")
         kept = space.kept_units(c)
-        trial.set_user_attr(CANDIDATE, {"kept": list(kept), "metrics": metrics})
+        record: dict[str, Any] = {"kept": list(kept), "metrics": metrics}
+        if study is not None:
+            record["space"] = self._claimed_by(study).identity
+        trial.set_user_attr(CANDIDATE, record)
         found = {**metrics, **counts}
         return self._returned([float(found[name]) for name in self._objectives])
 
@@ -155,7 +159,7 @@ class PruningObjective:
             StudyMismatchError: If the study belongs to another network, constraint or objective.
             ValueError: If no trial is feasible, or the study has several objectives.
         """
-        space = self._space_of(study)
+        space = self._claimed_by(study).space
         if len(self._objectives) > 1:
             raise ValueError(
                 "Expected a study with one objective, but got several, so there is no best trial: choose one of "
@@ -223,20 +227,21 @@ class PruningObjective:
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:
         return values[0] if len(values) == 1 else tuple(values)
 
-    def _space_of(self, study: optuna.Study) -> PruningSpace:
+    def _claimed_by(self, study: optuna.Study) -> Claimed:
         """Return the space with the order of units that the study began with, once the study is known to fit."""
         with self._lock:
-            return self._spaces.get(study, lambda: self._claimed(study))
+            return self._claimed.get(study, lambda: self._claim(study))
 
-    def _claimed(self, study: optuna.Study) -> PruningSpace:
+    def _claim(self, study: optuna.Study) -> Claimed:
         check_study(study, self._directions, self._constraint)
-        space = claim(study, self._space, self._settings())
+        claimed = claim(study, self._space, self._settings())
+        space = claimed.space
         highest = space.sparsity(space.lattice.highest)
         LOGGER.info(
             f"{len(space.groups)} groups; sparsity up to {highest:.3f} can be reached; study "
             f"{study.study_name!r} has {len(all_trials(study))} trials."
         )
-        return space
+        return claimed
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -249,7 +254,7 @@ class PruningObjective:
         }
 
     def _dense_metrics(self, space: PruningSpace, study: optuna.Study | None) -> dict[str, float]:
-        """Return the metrics of the dense network, measured once and kept in the study."""
+        """Return the metrics of the dense network: measured once, kept in the study, compared with those kept there."""
         with self._lock:
             if study is not None:
                 return self._dense_of.get(study, lambda: self._kept_dense(space, study))
@@ -257,12 +262,14 @@ class PruningObjective:
             return self._dense
 
     def _kept_dense(self, space: PruningSpace, study: optuna.Study) -> dict[str, float]:
+        found = self._dense = self._dense or self._measured_dense(space)
         held: dict[str, float] | None = study.user_attrs.get(DENSE)
-        if held is None:
-            held = self._dense = self._dense or self._measured_dense(space)
-            study.set_user_attr(DENSE, held)
-            LOGGER.info(f"Dense network: {held}.")
-        return held
+        if held is not None:
+            check_dense(study.study_name, held, found, noisy=not self._reuse)
+            return held
+        study.set_user_attr(DENSE, found)
+        LOGGER.info(f"Dense network: {found}.")
+        return found
 
     def _measured_dense(self, space: PruningSpace) -> dict[str, float]:
         needed = [name for name in self._objectives if name not in COUNTS]

@@ -2,20 +2,23 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
 `order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
-`iteration`, `failure`, `interrupted`, and `candidate`: units kept of each group and all named metrics.
+`iteration`, `failure`, `interrupted`, and `candidate`: units kept of each group, all
+named metrics, and what identifies the space and its order of units.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy
 import torch
+from optuna.trial import TrialState
 
-from optuna_softprune._errors import StudyMismatchError
+from optuna_softprune._errors import StudyMismatchError, shorten
 from optuna_softprune._log import LOGGER
 
 if TYPE_CHECKING:
@@ -39,8 +42,20 @@ CONSTRAINT = f"{PREFIX}constraint"
 CHUNK = 50_000
 
 
-def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any]) -> PruningSpace:
-    """Make a study this space's own, or check that it is; return the space with the study's order of units.
+class Claimed(NamedTuple):
+    """What an objective evaluates a study's candidates with.
+
+    Attributes:
+        space: The space, with the study's order of units.
+        identity: What tells its networks from those of other spaces and orders; each trial keeps it.
+    """
+
+    space: PruningSpace
+    identity: str
+
+
+def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any]) -> Claimed:
+    """Make a study this space's own, or check that it and its trials are.
 
     Args:
         study: The study.
@@ -50,9 +65,17 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
     Raises:
         StudyMismatchError: If the study belongs to something else; the message names the first difference.
     """
-    mine = {"schema": SCHEMA, **space.fingerprint, **settings}
-    held = study.user_attrs
+    fingerprint = space.fingerprint
+    mine = {"schema": SCHEMA, **fingerprint, **settings}
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    held = study.user_attrs  # read after the trials: another worker writes them in the other order
     if f"{PREFIX}schema" not in held:
+        if complete:
+            raise StudyMismatchError(
+                f"Expected study {study.study_name!r} to have a record of the search that it belongs to, but it has "
+                f"{len(complete)} complete trials and none: it was made by something else, or a copy lost its user "
+                "attributes. Use another study name, or copy it again with `optuna.copy_study`."
+            )
         _write(study, mine, space)
         held = study.user_attrs
     for key, value in mine.items():
@@ -63,14 +86,23 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
                 "the model and settings that the study was made with."
             )
     _tell_versions(held.get(f"{PREFIX}versions", {}))
-    order = [np.array(units, np.int64) for units in json.loads(_joined(held))]
+    text = _joined(held)
+    order = [np.array(units, np.int64) for units in json.loads(text)]
     moved = sum(int((a != b).any()) for a, b in zip(order, space.order, strict=True))
     if moved:
         LOGGER.warning(
             f"The units of {moved} groups rank differently here than when the study began (another device or other "
             "calibration batches): the study's order is used."
         )
-    return space.with_order(order)
+    identity = hashlib.sha256(f"{json.dumps(_plain(fingerprint), sort_keys=True)} {text}".encode()).hexdigest()[:16]
+    foreign = [trial.number for trial in complete if trial.user_attrs.get(CANDIDATE, {}).get("space") != identity]
+    if foreign:
+        raise StudyMismatchError(
+            f"Expected all complete trials of study {study.study_name!r} to be of this search, but trials "
+            f"{shorten([str(number) for number in foreign])} are not: they were added from another study, or were not "
+            "evaluated by a `PruningObjective`. Use another study name."
+        )
+    return Claimed(space.with_order(order), identity)
 
 
 def _write(study: optuna.Study, mine: Mapping[str, Any], space: PruningSpace) -> None:
