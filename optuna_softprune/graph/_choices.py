@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     Attributes:
         kind: What is chosen.
         key: Which choice it is, the same in every pass.
-        options: Layers, each with axes along which it may go on to vary, the preferred first.
+        options: Layers, each with axes along which it may go on to vary.
     """
 
     kind: Kind
@@ -84,10 +84,13 @@ class Choices:
 
 
 def _best(choice: Choice, fixed: NDArray[np.bool_]) -> int:
-    """Return the option that leaves most units; of what is summed or meets another the first that leaves any."""
-    left = [_units_left(found, kept, fixed) for found, kept in choice.options]
+    """Return the option that leaves most units.
+
+    What is protected counts for boxes and twins only: until sums and meetings are settled, much is that will not stay.
+    """
     if choice.kind in (Kind.SUM, Kind.MEET):
-        return next((i for i, units in enumerate(left) if units), 0)
+        fixed = np.zeros_like(fixed)
+    left = [_units_left(found, kept, fixed) for found, kept in choice.options]
     if not any(left):
         left = [_units_left(found, kept, np.zeros_like(fixed)) for found, kept in choice.options]
     return int(np.argmax(left))

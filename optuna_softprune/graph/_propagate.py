@@ -347,8 +347,6 @@ class Propagation:
         """Return what goes on of a layer that meets some that vary along fewer axes."""
         reason = "meets what varies along another axis"
         options = list(dict.fromkeys(frozenset(found.axes) for found in fewer))
-        if len(options) == 1:
-            options.append(frozenset(first.axes) - options[0])
         chosen = self._ask(Kind.MEET, [(first, kept) for kept in options])
         if chosen is None:
             return (first,)
@@ -378,10 +376,9 @@ class Propagation:
     def follow_pieces(self, node: Node, value: Value, axis: int, lengths: Sequence[int]) -> bool:
         """Let sizes that a module holds follow the pieces into which an axis is cut; return whether they state them."""
         found = stating_pieces(self._stated, self.module_path(node), lengths)
-        if found is None or not any(axis in each.axes for each in value):
+        width = next((vector(each.labels, axis) for each in value if each.axes == (axis,)), None)
+        if found is None or width is None:
             return False
-        width, _ = self.channel(value, axis, "a size that a module states")
-        assert width is not None
         for size, start, length in found:
             self._state(Statement(size, width[None, start : start + length], certain=True))
         return True

@@ -131,7 +131,7 @@ def statements(
                 yield Statement(StatedSize(path, whole, position), widths[axis][None], certain=True)
         return
     single = {size: length for size, length in own.items() if size.position is None and length > 1}
-    for length in dict.fromkeys(lengths[axis] for axis in lengths if axis in widths):
+    for length in dict.fromkeys(length for axis, length in lengths.items() if axis in widths and length > 0):
         alike = [axis for axis, each in lengths.items() if each == length]
         axes = [axis for axis in alike if axis in widths]
         found = [size for size, value in single.items() if value == length or _repeats(widths[axes[0]], value)]
@@ -184,7 +184,7 @@ def stating_pieces(
     if whole is not None:
         sizes = [StatedSize(path, whole, i) for i in range(len(lengths))]
         return list(zip(sizes, starts, lengths, strict=True))
-    single = [(size, length) for size, length in own.items() if size.position is None]
+    single = [(size, length) for size, length in own.items() if size.position is None and length > 1]
     found: list[tuple[StatedSize, int, int]] = []
     rest = 0
     for start, length in zip(starts, lengths, strict=True):

@@ -1,7 +1,8 @@
 """What tests of pruning need: networks that state their groups, random networks, and problems with known optima."""
 
 from optuna_softprune.testing._problems import AnalyticProblem, analytic_problem, analytic_problems
-from optuna_softprune.testing._random_network import RandomNetwork, Step
+from optuna_softprune.testing._random_network import RandomNetwork
+from optuna_softprune.testing._random_step import Step
 from optuna_softprune.testing._weights import randomise
 from optuna_softprune.testing._zoo import ZOO
 from optuna_softprune.testing._zoo_network import ZooNetwork

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optuna_softprune.testing._random_sequence import SEQUENCE_STEPS
+from optuna_softprune.testing._random_step import IN_CHANNELS, SIDE, Step, StepModule
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDE = 4
-IN_CHANNELS = 3
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One operation; any numbers are legal, each is taken modulo what is there to choose from.
-
-    Attributes:
-        kind: A key of `STEPS`.
-        source: Which of the values made so far it reads.
-        other: Which of them it combines that with, if it combines.
-        width: The width of what it makes, if it can choose.
-        option: The variant.
-    """
-
-    kind: str
-    source: int
-    other: int
-    width: int
-    option: int
-
-
-class _Step(nn.Module):
-    """Makes an image of `out` channels of images of `channels` (and `other`) channels; the side stays."""
-
-    out: int
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class _Convolution(_Step):
+class _Convolution(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         groups = (1, 1, 2, channels, channels)[step.option % 5]
@@ -60,7 +31,7 @@ class _Convolution(_Step):
         return made
 
 
-class _Norm(_Step):
+class _Norm(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = channels
@@ -80,7 +51,7 @@ class _Norm(_Step):
         return made
 
 
-class _Activation(_Step):
+class _Activation(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = channels
@@ -92,7 +63,7 @@ class _Activation(_Step):
         return made
 
 
-class _Combine(_Step):
+class _Combine(StepModule):
     """Adds or multiplies; where widths differ through a 1 x 1 convolution."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -106,7 +77,7 @@ class _Combine(_Step):
         return x * torch.tanh(y) if self.product else x + y
 
 
-class _Concatenate(_Step):
+class _Concatenate(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = channels + other
@@ -115,7 +86,7 @@ class _Concatenate(_Step):
         return torch.cat([x, y], 1)
 
 
-class _Gate(_Step):
+class _Gate(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = channels
@@ -128,7 +99,7 @@ class _Gate(_Step):
         return made
 
 
-class _Halves(_Step):
+class _Halves(StepModule):
     """Two halves of what a convolution makes: multiplied, swapped or stacked."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -145,7 +116,7 @@ class _Halves(_Step):
         return torch.cat([b, a], 1) if self.option == 1 else torch.stack([a, b.sin()], 2).mean(2)
 
 
-class _Scale(_Step):
+class _Scale(StepModule):
     """Scales by a bare parameter and shifts by a buffer."""
 
     shift: Tensor
@@ -160,7 +131,7 @@ class _Scale(_Step):
         return self.gamma * x + self.shift
 
 
-class _Shuffle(_Step):
+class _Shuffle(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = channels
@@ -171,7 +142,7 @@ class _Shuffle(_Step):
         return x.view(n, self.parts, c // self.parts, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
-class _Resample(_Step):
+class _Resample(StepModule):
     """Operations that mix positions and keep channels apart."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -191,7 +162,7 @@ class _Resample(_Step):
         return x - x.mean((2, 3), keepdim=True) + x.softmax(-1)
 
 
-class _Code(_Step):
+class _Code(StepModule):
     """Flatten, a linear code, and back to an image."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -212,7 +183,7 @@ class _Code(_Step):
         return made
 
 
-class _ChannelsLast(_Step):
+class _ChannelsLast(StepModule):
     """A block of layer norm, linear, GELU, linear behind a permutation."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -227,7 +198,7 @@ class _ChannelsLast(_Step):
         return x + made.permute(0, 3, 1, 2)
 
 
-class _Mixer(_Step):
+class _Mixer(StepModule):
     """A layer that mixes positions, not channels."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -241,7 +212,7 @@ class _Mixer(_Step):
         return made
 
 
-class _Twice(_Step):
+class _Twice(StepModule):
     """One convolution, applied twice."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -254,7 +225,7 @@ class _Twice(_Step):
         return made
 
 
-class _SubPixel(_Step):
+class _SubPixel(StepModule):
     def __init__(self, channels: int, other: int, step: Step) -> None:
         super().__init__()
         self.out = 1 + step.width % 4
@@ -264,7 +235,7 @@ class _SubPixel(_Step):
         return F.avg_pool2d(F.pixel_shuffle(self.conv(x), 2), 2)
 
 
-class _Positions(_Step):
+class _Positions(StepModule):
     """Reads channels by their position, or adds constant ones: they must stay where they are."""
 
     def __init__(self, channels: int, other: int, step: Step) -> None:
@@ -282,7 +253,7 @@ class _Positions(_Step):
         return x + x[:, -1:]
 
 
-STEPS: dict[str, type[_Step]] = {
+STEPS: dict[str, type[StepModule]] = {
     "convolution": _Convolution,
     "norm": _Norm,
     "activation": _Activation,
@@ -299,6 +270,7 @@ STEPS: dict[str, type[_Step]] = {
     "twice": _Twice,
     "sub_pixel": _SubPixel,
     "positions": _Positions,
+    **SEQUENCE_STEPS,
 }
 WIDEST = 24
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from optuna_softprune.testing._random_network import STEPS, RandomNetwork, Step
+from optuna_softprune.testing._random_network import STEPS, RandomNetwork
+from optuna_softprune.testing._random_step import Step
 
 
 def steps() -> st.SearchStrategy[Step]:
