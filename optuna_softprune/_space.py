@@ -145,6 +145,12 @@ class PruningSpace:
         return self._network.groups
 
     @property
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example inputs: `(args, kwargs)`."""
+        args, kwargs = self._example
+        return args, dict(kwargs)
+
+    @property
     def protected(self) -> tuple[Protected, ...]:
         """What cannot be pruned, with reasons; every index of every axis is in here or in a group."""
         return self._network.protected

@@ -162,3 +162,15 @@ def test_group_that_nothing_is_seen_to_read_is_said() -> None:
         PruningSpace(
             network.build().eval(), network.inputs(), importance=ActivationEnergy(Calibration([network.inputs()]))
         )
+
+
+@pytest.mark.parametrize("given", [{"0": [1.0] * 6}, 3.0, "random"])
+def test_importance_that_gives_no_vectors_in_order_is_said(given: object) -> None:
+    class Mine:
+        def scores(self, model: object, groups: object) -> object:
+            return given
+
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    message = r"to return a vector for each group in the order of `groups`, but got (dict|float|str): write `return \["
+    with pytest.raises(TypeError, match=message):
+        PruningSpace(model, (torch.ones(2, 3),), importance=Mine())

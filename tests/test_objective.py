@@ -260,7 +260,9 @@ def returns_an_empty_mapping(model: nn.Module) -> Any:
     [
         (lambda model: model(X).mean(), TypeError, r"return a float or a mapping, but got Tensor: write `.item\(\)`"),
         (returns_nothing, TypeError, r"but got NoneType: does it end in `return`\?"),
-        (lambda model: str(model(X).sum().item()), TypeError, r"but got str"),
+        (lambda model: str(model(X).sum().item()), TypeError, r"but got str: return the number that it was made of"),
+        (lambda model: (model(X).sum().item(), 1.0), TypeError, r"but got tuple: give each number a name, as in `\{"),
+        (lambda model: model(X).detach().numpy(), TypeError, r"but got ndarray: write `.item\(\)` behind the tensor"),
         (lambda model: {"psnr": model(X).mean()}, TypeError, r"a mapping of names to floats, but got"),
         (returns_an_empty_mapping, TypeError, r"a mapping of names to floats, but got \{\}"),
         (lambda model: {"psnr": model(X).sum().item()}, ValueError, r"return \['metric'\], but got only \['psnr'\]"),
@@ -462,6 +464,63 @@ def test_rounding_of_another_machine_is_no_other_metric() -> None:
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
 
 
+class Twice(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = 2 * self.model(x)
+        return out
+
+
+def trained(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.05)
+    for batch in X.split(8):
+        optimizer.zero_grad()
+        (model(batch) - MODEL(batch).detach()).square().mean().backward()
+        optimizer.step()
+    model.eval()
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+@pytest.mark.parametrize("finish", [trained, Twice, averaged])
+def test_what_finishes_a_network_is_done_before_the_metric_and_by_best_model(finish: Any) -> None:
+    study = study_of()
+    objective = PruningObjective(SPACE, quality, CONSTRAINT, finish=finish)
+    study.optimize(objective, n_trials=4)
+    for trial in study.trials:
+        small = SPACE.prune(SPACE.coefficients(trial.params)).eval()
+        assert trial.value == pytest.approx(quality(finish(small) or small), rel=1e-6)
+    best = objective.best_model(study)
+    assert quality(best) == pytest.approx(study.best_value, rel=1e-6)
+    dense = network()
+    assert study.user_attrs["softprune:dense"]["metric"] == pytest.approx(quality(finish(dense) or dense), abs=1e-9)
+
+
+def test_finish_that_returns_no_network_is_said() -> None:
+    objective = PruningObjective(SPACE, quality, CONSTRAINT, finish=lambda model: 3.0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match=r"`finish` to return a network or None, but got float"):
+        study_of().optimize(objective, n_trials=1)
+
+
+def test_best_model_without_a_feasible_trial_names_the_nearest_and_the_bound() -> None:
+    requirement = Requirement("quality", at_least=-1e-6)
+    objective = PruningObjective(SPACE, both, CONSTRAINT, objectives=("quality",), requirements=(requirement,))
+    study = study_of()
+    with pytest.raises(ValueError, match=r"to have a complete trial, but none of its 0 trials is: run `study"):
+        objective.best_model(study)
+    study.optimize(objective, n_trials=5)
+    excesses = [trial.constraints["requirement:quality"] for trial in study.trials]
+    nearest, excess = int(np.argmin(excesses)), min(excesses)
+    assert excess > 0
+    with pytest.raises(ValueError, match=rf"none of the 5 .* nearest, trial {nearest}, breaks Requirement\(metric='"):
+        objective.best_model(study)
+
+
 def test_order_of_units_is_the_studys(caplog: pytest.LogCaptureFixture) -> None:
     optuna.logging.enable_propagation()
     study = study_of()
@@ -509,6 +568,7 @@ def test_stored_order_of_many_units_stays_below_the_limit_of_mysql() -> None:
         ({"objectives": "metric"}, ValueError, r"Expected `objectives` to be a sequence of names, but got 'metric'"),
         ({"directions": ("maximise",)}, ValueError, r"Expected `directions` to be \"maximize\" or \"minimize\""),
         ({"directions": ("maximize", "minimize")}, ValueError, r"for \['metric'\]"),
+        ({"finish": "training"}, TypeError, r"Expected `finish` to be a function of a model, but got str"),
         ({"requirements": (("metric", 1.0),)}, TypeError, r"to be of `Requirement`, but got tuple"),
     ],
 )

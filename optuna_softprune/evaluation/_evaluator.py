@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from optuna_softprune.evaluation._blocks import block_length, blocks, is_by_example, joined
 from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Program, program
+from optuna_softprune.evaluation._program import NotSharedError, Program, examples, program
 from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.evaluation._watch import Watch
-from optuna_softprune.graph import map_tensors, tensors
+from optuna_softprune.graph import first_line, map_tensors, tensors
 from optuna_softprune.reconstruction import Solutions
 from optuna_softprune.removal import random_parts, remove
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from optuna_softprune.graph import Network
     from optuna_softprune.reconstruction import Statistics, Weights
 
+# On how many examples of a call a candidate is compared with its removed network.
+FEW = 4
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
 
 
@@ -90,8 +93,49 @@ class Evaluator:
             return module
         first = self._first
         shown = first and (self._names[id(first[1])], functools.partial(self._copied, *first, candidate))
-        passes = _Passes(self, self._sharing, candidate)
+        passes = _Passes(self, self._sharing, candidate, watch)
         return lazy_module(self._kind, LazyCandidate(make, passes, self._device, shown, watch))
+
+    def difference(self, candidate: Candidate, call: tuple[tuple[Any, ...], dict[str, Any]]) -> str:
+        """Return how the removed network differs from what a metric saw of a candidate; empty if it does not.
+
+        Both see the first examples of a call; the random state is put back.
+        """
+        sharing = self._sharing
+        if sharing is None:
+            return ""
+        number = examples(pytree.tree_leaves(call))
+        few = map_tensors(call, lambda each: each[:FEW] if each.dim() and len(each) == number else each)
+        problem = ""
+        for args, kwargs in (few, call):  # some networks take only as many examples as they are used to
+            try:
+                with torch.no_grad(), self._exactly():
+                    self.way(sharing, self.flat_inputs(sharing.program, *call), call, None)
+                    got, expected = self._both(sharing, candidate, args, kwargs)
+            except NotSharedError:
+                return ""
+            except Exception as error:
+                problem = f"the removed network fails ({first_line(error)})"
+                continue
+            if all(_alike(one, other) for one, other in zip(got, expected, strict=True)):
+                return ""
+            return "the exported graph does not compute what the removed network computes"
+        return problem
+
+    def _both(
+        self, sharing: Sharing, candidate: Candidate, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the flat outputs of the program and of the removed network."""
+        devices = [self._device] if self._device is not None and self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            flat = self.flat_inputs(sharing.program, args, kwargs)
+            got = sharing.run(candidate, flat, None, self.known(sharing, candidate, remember=False), exact=True)
+            args, kwargs = map_tensors((args, kwargs), torch.clone)
+            return got, self._network.exported.flatten_outputs(self._removed(candidate)(*args, **kwargs))
+
+    def share_nothing(self) -> None:
+        """Evaluate each candidate whole from now on."""
+        self._sharing = None
 
     def _removed(self, candidate: Candidate) -> nn.Module:
         kept, weights = candidate.kept, self._weights
@@ -244,8 +288,8 @@ class _Way(NamedTuple):
 class _Passes:
     """The forward passes of one candidate, counted."""
 
-    def __init__(self, evaluator: Evaluator, sharing: Sharing, candidate: Candidate) -> None:
-        self._evaluator, self._sharing, self._candidate = evaluator, sharing, candidate
+    def __init__(self, evaluator: Evaluator, sharing: Sharing, candidate: Candidate, watch: Watch) -> None:
+        self._evaluator, self._sharing, self._candidate, self._watch = evaluator, sharing, candidate, watch
         self._next, self._promising = 0, False
         self._known: Solutions | None = None
 
@@ -277,6 +321,7 @@ class _Passes:
             )
             for i, block in enumerate(blocks(flat, way.block))
         ]
+        self._watch.shared = self._watch.shared or (args, kwargs)
         return evaluator.restored(joined(outputs))
 
 

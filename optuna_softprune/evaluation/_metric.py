@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna_softprune.evaluation._watch import Watch
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
     from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._evaluator import Evaluator
+
+
+class Measurement(NamedTuple):
+    """What a metric returned of a candidate.
+
+    Attributes:
+        metrics: By name.
+        shared: `(args, kwargs)` of a forward pass that shared values with other candidates; None if none did.
+    """
+
+    metrics: dict[str, float]
+    shared: tuple[tuple[Any, ...], dict[str, Any]] | None
 
 
 def takes_trial(metric: Metric) -> bool:
@@ -37,7 +49,7 @@ def measure(
     candidate: Candidate,
     names: Iterable[str],
     dense: Mapping[str, float] | None = None,
-) -> dict[str, float]:
+) -> Measurement:
     """Return the named metrics of a candidate; a metric that is a single float is called `metric`.
 
     Args:
@@ -68,7 +80,7 @@ def measure(
     missing = [name for name in names if name not in values]
     if missing:
         raise ValueError(f"Expected `metric` to return {missing}, but got only {list(values)}.")
-    return values
+    return Measurement(values, watch.shared)
 
 
 def not_finite(values: Mapping[str, float]) -> str:
@@ -86,9 +98,22 @@ def _named(returned: Any) -> dict[str, float]:
             )
         return {name: float(value) for name, value in returned.items()}
     if not _is_number(returned):
-        remedy = ": write `.item()` behind the tensor" if hasattr(returned, "item") else ": does it end in `return`?"
-        raise TypeError(f"Expected `metric` to return a float or a mapping, but got {type(returned).__name__}{remedy}")
+        raise TypeError(
+            f"Expected `metric` to return a float or a mapping, but got {type(returned).__name__}: {_remedy(returned)}"
+        )
     return {METRIC: float(returned)}
+
+
+def _remedy(returned: Any) -> str:
+    if returned is None:
+        return "does it end in `return`?"
+    if hasattr(returned, "item"):
+        return "write `.item()` behind the tensor"
+    if isinstance(returned, (str, bytes)):
+        return "return the number that it was made of"
+    if isinstance(returned, (tuple, list)):
+        return 'give each number a name, as in `{"psnr": psnr, "ssim": ssim}`, and name one in `objectives`'
+    return "return the number that counts, or several by name"
 
 
 def _is_number(value: Any) -> bool:

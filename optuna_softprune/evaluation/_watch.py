@@ -17,10 +17,12 @@ class Watch:
     Attributes:
         used: Whether it was called, copied, pickled, scripted, or its state dict was taken.
         seen: Whether its weights were there to be read, and used in ways that nobody sees.
+        shared: `(args, kwargs)` of the first forward pass that shared values with others; None if none did.
     """
 
     def __init__(self) -> None:
         self.used = self.seen = False
+        self.shared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._handles: list[Any] = []
 
     def on(self, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,13 @@ FloatArray = NDArray[np.float64]
 def checked_scores(importance: Importance, model: nn.Module, groups: Sequence[Group]) -> tuple[FloatArray, ...]:
     """Return for each group the checked scores of its units."""
     readable = copy_with(model, lambda _, tensor: tensor).eval()
-    scores = [np.asarray(each, np.float64) for each in importance.scores(readable, groups)]
+    given = importance.scores(readable, groups)
+    if isinstance(given, (Mapping, str)) or not hasattr(given, "__iter__"):
+        raise TypeError(
+            f"Expected `importance.scores` to return a vector for each group in the order of `groups`, but got "
+            f"{type(given).__name__}: write `return [found[group.name] for group in groups]`."
+        )
+    scores = [np.asarray(each, np.float64) for each in given]
     if len(scores) != len(groups):
         raise ValueError(
             f"Expected `importance` to give scores for each of the {len(groups)} groups, but got {len(scores)}."

@@ -101,16 +101,16 @@ class _Seen:
 
     def by(self, search: Search[Result]) -> Search[Result]:
         """Carry a search on and note every point that it asks for."""
-        step = next(search)
+        answers: Sequence[Evaluation] | None = None  # begins it
         while True:
+            try:
+                step = search.send(answers)  # type: ignore[arg-type]
+            except StopIteration as end:  # at once, where there is nothing to ask for
+                return end.value  # type: ignore[no-any-return]
             answers = yield step
             if isinstance(step, Batch):
                 for point, found in zip(step.points, answers, strict=True):
                     self._note(point, found)
-            try:
-                step = search.send(answers)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
 
     def _note(self, point: FloatArray, found: Evaluation) -> None:
         self.asked.add(point.tobytes())

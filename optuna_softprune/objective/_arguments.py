@@ -24,12 +24,15 @@ def check_arguments(
     objectives: Sequence[str],
     directions: Sequence[str],
     requirements: Sequence[object],
+    finish: object,
 ) -> None:
     """Raise unless the arguments of a `PruningObjective` are of the right kind and fit together."""
     if not isinstance(space, PruningSpace):
         raise TypeError(f"Expected `space` to be a `PruningSpace`, but got {type(space).__name__}.")
     if not callable(metric):
         raise TypeError(f"Expected `metric` to be a function of a model, but got {type(metric).__name__}.")
+    if finish is not None and not callable(finish):
+        raise TypeError(f"Expected `finish` to be a function of a model, but got {type(finish).__name__}.")
     if constraint is not None and not isinstance(constraint, SparsityConstraint):
         raise TypeError(f"Expected `constraint` to be a `SparsityConstraint`, but got {type(constraint).__name__}.")
     if isinstance(constraint, SparsityConstraint) and (constraint.names, constraint.sizes) != (

@@ -8,12 +8,16 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from torch import nn
 
+from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._log import LOGGER
-from optuna_softprune.evaluation import METRIC, Evaluator, Metric, measure, not_finite, takes_trial
+from optuna_softprune.evaluation import METRIC, Evaluator, Measurement, Metric, measure, not_finite, takes_trial
 from optuna_softprune.objective._arguments import check_arguments, check_study
+from optuna_softprune.objective._best import best_feasible
 from optuna_softprune.objective._dense import check_dense
 from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, Claimed, claim
+from optuna_softprune.objective._second_look import WHOLE, SecondLook
 from optuna_softprune.storage import (
     FAILURE,
     History,
@@ -30,9 +34,7 @@ from optuna_softprune.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import nn
+    from collections.abc import Callable, Sequence
 
     from optuna_softprune._space import PruningSpace
     from optuna_softprune.coefficients import SparsityConstraint
@@ -55,12 +57,17 @@ class PruningObjective:
         metric: `metric(model) -> float`, or a mapping of named floats. It is given a network of its own, in eval mode,
             on the device of the dense one, and must run it. One with a further parameter named `trial` is called as
             `metric(model, trial=trial)`: it may `trial.report(value, step)` batch by batch and raise `TrialPruned` when
-            `trial.should_prune()`. For the dense network that is a `FixedTrial`, which never prunes.
+            `trial.should_prune()`. For the dense network that is a `FixedTrial`, which never prunes. What it does to
+            its network is gone with it: `best_model` knows nothing of it.
         constraint: The size to reach.
         objectives: What is optimised: names of metrics (a float metric is called "metric"), "sparsity", "parameters"
             or "macs".
         directions: "maximize" or "minimize" for each; compared with the study's.
         requirements: Bounds on named metrics. The dense network must meet them.
+        finish: `finish(model) -> nn.Module`, or None where it changes `model` itself: what is done to a smaller network
+            before it is measured and before `best_model` returns it, such as an epoch of training, batch-norm
+            statistics, quantisation. It is given a network of its own, in eval mode, and the dense one too. It should
+            do the same each time (seed what is random), so that the value of a trial is that of `best_model`.
         reuse: Whether a candidate that the study already has gets its metrics from there. False for noisy metrics.
         mirror_constraints: Whether constraints are also written where optuna-dashboard 0.21 looks for them. `GPSampler`
             would then model each of them twice.
@@ -82,21 +89,23 @@ class PruningObjective:
         objectives: Sequence[str] = (METRIC,),
         directions: Sequence[Direction] = ("maximize",),
         requirements: Sequence[Requirement] = (),
+        finish: Callable[[nn.Module], nn.Module | None] | None = None,
         reuse: bool = True,
         mirror_constraints: bool = True,
         cache_bytes: int = 2**30,
     ) -> None:
-        check_arguments(space, metric, constraint, objectives, directions, requirements)
+        check_arguments(space, metric, constraint, objectives, directions, requirements, finish)
         self._space, self._metric, self._constraint = space, metric, constraint
         self._objectives, self._directions = tuple(objectives), tuple(directions)
         self._requirements = tuple(requirements)
-        self._reuse, self._mirror = reuse, mirror_constraints
+        self._finish, self._reuse, self._mirror = finish, reuse, mirror_constraints
         self._cache_bytes = cache_bytes
         self._takes_trial = takes_trial(metric)
         self._lock = threading.Lock()
         # What belongs to a study, found again whenever it is not here: it only saves time.
         self._claimed: PerStudy[Claimed] = PerStudy()
         self._known: PerStudy[History] = PerStudy()
+        self._looks: PerStudy[SecondLook] = PerStudy()
         self._dense_of: PerStudy[dict[str, float]] = PerStudy()
         self._dense: dict[str, float] | None = None
         self._making = threading.Lock()
@@ -125,18 +134,23 @@ class PruningObjective:
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
         known = self._known_trial(trial, space, c) if self._reuse and isinstance(trial, optuna.Trial) else None
-        metrics = self._metrics(trial, space, c, known, dense)
+        metrics, shared = self._metrics(trial, space, c, known, dense)
         problem = not_finite(metrics)
         if problem:
-            trial.set_user_attr(FAILURE, problem)
-            LOGGER.warning(f"Trial {trial.number} failed: {problem}.")
-            return self._returned([float("nan")] * len(self._objectives))
+            return self._failed(trial, problem)
         for requirement in self._requirements:
             violations[requirement.key] = requirement.violation(metrics[requirement.metric])
             trial.set_constraint(requirement.key, violations[requirement.key])
         if violations and self._mirror and isinstance(trial, optuna.Trial):
             mirror_constraints(trial, list(violations.values()))
-        trial.set_user_attr(FEASIBLE, int(all(each <= 0 for each in violations.values())))
+        feasible = all(each <= 0 for each in violations.values())
+        trial.set_user_attr(FEASIBLE, int(feasible))
+        found = {**metrics, **counts}
+        values = [float(found[name]) for name in self._objectives]
+        if study is not None and shared is not None and feasible:
+            difference = self._looked_at_again(study, trial.number, space, c, values, shared)
+            if difference:
+                return self._failed(trial, difference)
         run = as_run(trial) if isinstance(trial, optuna.Trial) else None
         claimed = None if run is None else claim_of(run)
         if claimed is not None:
@@ -149,14 +163,38 @@ class PruningObjective:
         if study is not None:
             record["space"] = self._claimed_by(study).identity
         trial.set_user_attr(CANDIDATE, record)
-        found = {**metrics, **counts}
-        return self._returned([float(found[name]) for name in self._objectives])
+        return self._returned(values)
+
+    def _failed(self, trial: optuna.trial.BaseTrial, reason: str) -> float | tuple[float, ...]:
+        """Fail a trial; the search goes on."""
+        trial.set_user_attr(FAILURE, reason)
+        LOGGER.warning(f"Trial {trial.number} failed: {reason}.")
+        return self._returned([float("nan")] * len(self._objectives))
+
+    def _looked_at_again(
+        self, study: optuna.Study, number: int, space: PruningSpace, c: dict[str, float], values: list[float], call: Any
+    ) -> str:
+        """Return how a candidate that is the best of its study differs from its network; empty if it does not."""
+        look = self._look(study)
+        if look.since is not None or not look.is_due(values):
+            return ""
+        evaluator = self._evaluator_of(space)
+        difference = evaluator.difference(space.candidate(c), call)
+        if difference:
+            evaluator.share_nothing()
+            look.distrust(study, number, difference)
+        return difference
+
+    def _look(self, study: optuna.Study) -> SecondLook:
+        with self._lock:
+            return self._looks.get(study, lambda: SecondLook(study, self._directions))
 
     def best_model(self, study: optuna.Study) -> nn.Module:
-        """Return the smaller network of the study's best feasible trial; its metric is the trial's value.
+        """Return the smaller network of the study's best feasible trial, finished; its metric is the trial's value.
 
         Raises:
-            StudyMismatchError: If the study belongs to another network, constraint or objective.
+            StudyMismatchError: If the study belongs to another network, constraint or objective, or the value of the
+                trial is not that of its network.
             ValueError: If no trial is feasible, or the study has several objectives.
         """
         space = self._claimed_by(study).space
@@ -165,7 +203,28 @@ class PruningObjective:
                 "Expected a study with one objective, but got several, so there is no best trial: choose one of "
                 "`study.best_trials` and call `space.prune(space.coefficients(trial.params))`."
             )
-        return space.prune(space.coefficients(study.best_trial.params))
+        best = best_feasible(study, self._constraint, self._requirements)
+        c = space.coefficients(best.params)
+        look = self._look(study)
+        if look.since is None or best.number < look.since:
+            # What an evaluator that shares nothing any more cannot tell, a new one can.
+            evaluator = self._evaluator_of(space) if look.since is None else self._new_evaluator(space)
+            difference = evaluator.difference(space.candidate(c), space.example)
+            if difference:
+                self._evaluator_of(space).share_nothing()
+                look.distrust(study, study.trials[-1].number + 1, difference)
+                raise StudyMismatchError(
+                    f"Expected the value of the best trial, {best.number}, to be of its network, but {difference}. "
+                    "Go on with another study name and `cache_bytes=0`, which evaluates each candidate whole."
+                )
+        small = space.prune(c)
+        return small if self._finish is None else self._finished(small.eval())
+
+    def _finished(self, model: nn.Module) -> nn.Module:
+        made = None if self._finish is None else self._finish(model)
+        if made is not None and not isinstance(made, nn.Module):
+            raise TypeError(f"Expected `finish` to return a network or None, but got {type(made).__name__}.")
+        return model if made is None else made
 
     @property
     def peak_cache_bytes(self) -> int:
@@ -179,12 +238,11 @@ class PruningObjective:
         c: dict[str, float],
         known: optuna.trial.FrozenTrial | None,
         dense: dict[str, float],
-    ) -> dict[str, float]:
+    ) -> Measurement:
         if known is not None:
             for step, value in known.intermediate_values.items():  # pruners compare trials by them
                 trial.report(value, step)
-            metrics: dict[str, float] = known.user_attrs[CANDIDATE]["metrics"]
-            return metrics
+            return Measurement(known.user_attrs[CANDIDATE]["metrics"], None)
         try:
             return self._measured(space, c, trial, list(dense), dense)
         except optuna.TrialPruned:
@@ -200,15 +258,21 @@ class PruningObjective:
         trial: optuna.trial.BaseTrial,
         names: Sequence[str],
         dense: dict[str, float] | None = None,
-    ) -> dict[str, float]:
+    ) -> Measurement:
         metric: Metric = functools.partial(self._metric, trial=trial) if self._takes_trial else self._metric
+        if self._finish is not None:
+            of_finished = metric
+            metric = lambda model: of_finished(self._finished(model))  # noqa: E731
         return measure(metric, self._evaluator_of(space), space.candidate(c), names, dense)
 
     def _evaluator_of(self, space: PruningSpace) -> Evaluator:
         with self._making:
             if space not in self._evaluators:
-                self._evaluators[space] = space.evaluator(self._cache_bytes, LOGGER.warning)
+                self._evaluators[space] = self._new_evaluator(space)
             return self._evaluators[space]
+
+    def _new_evaluator(self, space: PruningSpace) -> Evaluator:
+        return space.evaluator(self._cache_bytes, LOGGER.warning)
 
     def _known_trial(
         self, trial: optuna.Trial, space: PruningSpace, c: dict[str, float]
@@ -222,7 +286,9 @@ class PruningObjective:
                 return history.complete.get(space.kept_units(c))
 
         known = known_of(trial, look)
-        return known if known is not None and CANDIDATE in known.user_attrs else None
+        if known is None or CANDIDATE not in known.user_attrs or known.number < (self._look(trial.study).since or 0):
+            return None
+        return known
 
     def _returned(self, values: list[float]) -> float | tuple[float, ...]:
         return values[0] if len(values) == 1 else tuple(values)
@@ -236,6 +302,8 @@ class PruningObjective:
         check_study(study, self._directions, self._constraint)
         claimed = claim(study, self._space, self._settings())
         space = claimed.space
+        if WHOLE in study.user_attrs:
+            self._evaluator_of(space).share_nothing()
         highest = space.sparsity(space.lattice.highest)
         LOGGER.info(
             f"{len(space.groups)} groups; sparsity up to {highest:.3f} can be reached; study "
@@ -275,7 +343,7 @@ class PruningObjective:
         needed = [name for name in self._objectives if name not in COUNTS]
         needed += [requirement.metric for requirement in self._requirements]
         nothing = dict.fromkeys(space.distributions, 0.0)
-        dense = self._measured(space, nothing, optuna.trial.FixedTrial({}), needed)
+        dense = self._measured(space, nothing, optuna.trial.FixedTrial({}), needed).metrics
         problem = not_finite(dense)
         if problem:
             raise ValueError(f"Expected the metrics of the dense network to be finite, but {problem}.")
