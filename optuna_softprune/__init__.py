@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from optuna_softprune._errors import (
     CalibrationWarning,
+    ComponentWarning,
     ExportError,
     InfeasibleTargetError,
     ModeWarning,
@@ -30,6 +31,7 @@ __all__ = [
     "ActivationEnergy",
     "Calibration",
     "CalibrationWarning",
+    "ComponentWarning",
     "ExportError",
     "Group",
     "Importance",

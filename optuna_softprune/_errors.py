@@ -43,6 +43,10 @@ class CalibrationWarning(SoftPruneWarning):
     """Calibration data says little of a layer."""
 
 
+class ComponentWarning(SoftPruneWarning):
+    """The components that were named do not hold all of the network's parameters."""
+
+
 class VerificationWarning(SoftPruneWarning):
     """The test that removing units equals masking them could see little."""
 

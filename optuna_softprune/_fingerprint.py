@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(
-    model: nn.Module, groups: Sequence[Group], lattice: Lattice, settings: Mapping[str, str]
+    model: nn.Module, groups: Sequence[Group], lattice: Lattice, counts: Mapping[str, int], settings: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what makes a search space the one that a study belongs to, as JSON; each value is below 60 kB.
 
@@ -27,6 +27,7 @@ def fingerprint(
         model: The dense network.
         groups: Its groups.
         lattice: Their coefficients.
+        counts: Parameters and multiply-accumulates of the dense network.
         settings: How units are ranked and weights refitted, as text.
     """
     return {
@@ -34,6 +35,7 @@ def fingerprint(
         "components": _brief(sorted({name for group in groups for name in group.components})),
         "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
         "weights": digest(model),
+        "counts": dict(counts),
         **{name: _without_addresses(text) for name, text in settings.items()},
     }
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from optuna_softprune._space_arguments import (
     checked_components,
     raise_nothing_to_prune,
     reasons_of_settings,
+    warn_of_rest,
     warn_of_unused,
 )
-from optuna_softprune._table import describe
-from optuna_softprune.coefficients import Count, Lattice, mac_count, parameter_count
+from optuna_softprune._table import SpaceTable, Totals
+from optuna_softprune.coefficients import COUNTED, Count, Lattice, Of, mac_count, parameter_count
 from optuna_softprune.evaluation import Candidate, Evaluator
 from optuna_softprune.graph import (
+    REST,
     WORKING_DTYPES,
     Group,
     Network,
@@ -34,6 +36,7 @@ from optuna_softprune.graph import (
     expect_copies_to_be_alike,
     export,
     map_tensors,
+    parts,
     stated_sizes,
     to_working,
     unwrapped,
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Coefficients = Mapping[str, float]
-Of = Literal["parameters", "macs"]
 
 
 class PruningSpace:
@@ -105,6 +107,7 @@ class PruningSpace:
         importance = Magnitude() if importance is None else importance
         example_kwargs = {} if example_kwargs is None else example_kwargs
         check_arguments(example_inputs, example_kwargs, importance, round_to, min_units, reconstruction)
+        named = components is not None
         components = checked_components(self._model, components)
         if self._model.training:
             warnings.warn(
@@ -128,10 +131,9 @@ class PruningSpace:
         self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units)
         names = [name for name, _ in self._model.named_parameters()]
         self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
-        self._component_names = {
-            component: [name for name, held in self._model.named_parameters() if id(held) in _ids(module)]
-            for component, module in components.items()
-        }
+        self._parts = parts(self._model, self._network, components)
+        if named:
+            warn_of_rest(self._model, self._parts[REST].parameters)
         self._settings = {"importance": repr(importance), "reconstruction": repr(reconstruction)}
         self._weights: Weights = (
             Sliced(self._network) if reconstruction is None else reconstruction.fitted(self._model, self._network)
@@ -186,13 +188,21 @@ class PruningSpace:
         """Return the number of parameters of the pruned network."""
         return _scalar(self._count(c, "parameters"))
 
-    def component_parameters(self, c: Coefficients) -> dict[str, tuple[int, int]]:
-        """Return for each component the number of its parameters in the dense and in the pruned network."""
+    def component_counts(self, c: Coefficients, of: Of = "parameters") -> dict[str, tuple[int, int]]:
+        """Return for each component its parameters (or multiply-accumulates), dense and pruned.
+
+        They add up to the network's: what lies in several components is counted in the innermost, what lies in none
+        in a row `(rest)`, which is there if something does.
+        """
+        sizes, kept = self.lattice.sizes, np.array(self.kept_units(c))
         found = {}
-        for component, names in self._component_names.items():
-            count = parameter_count(self._network, names)
-            found[component] = int(count(self.lattice.sizes)), int(count(np.array(self.kept_units(c))))
-        return found
+        for component, part in self._parts.items():
+            if of == "macs":
+                count = mac_count(self._network, part.nodes)
+            else:
+                count = parameter_count(self._network, part.parameters)
+            found[component] = int(count(sizes)), int(count(kept))
+        return {name: counts for name, counts in found.items() if name != REST or counts[0]}
 
     @overload
     def macs(self, c: Coefficients) -> int: ...
@@ -245,23 +255,26 @@ class PruningSpace:
 
     def __str__(self) -> str:
         """Return a table of the groups, and what is protected and why."""
-        names = [name for name, _ in self._model.named_parameters()]
-        dense = self.lattice.sizes
-        touched = []
-        count = self._counts["parameters"]
-        for i in range(len(dense)):
-            without = dense.copy()
-            without[i] = 0
-            touched.append(int(count(dense)) - int(count(without)))
-        fewest = dense - np.array([levels[-1] for levels in self.lattice.levels])
-        return describe(
-            type(self._model).__name__,
-            self._network,
-            touched,
-            set(names),
-            int(count(dense)),
-            int(count(fewest)),
-            self._weights.describe(),
+        return self._table().text()
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return f"<PruningSpace of {self._table().title()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table, for notebooks."""
+        return self._table().html()
+
+    def _table(self) -> SpaceTable:
+        sizes = self.lattice.sizes
+        fewest = sizes - np.array([levels[-1] for levels in self.lattice.levels])
+        parameters, macs = (Totals.of(self._counts[of], sizes, fewest) for of in COUNTED)
+        return SpaceTable(
+            model=type(self._model).__name__,
+            network=self._network,
+            parameters={name for name, _ in self._model.named_parameters()},
+            counts=(parameters, macs),
+            weights=self._weights.describe(),
         )
 
     def kept_units(self, c: Coefficients | FloatArray) -> tuple[int, ...]:
@@ -282,7 +295,8 @@ class PruningSpace:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes this search space the one that a study belongs to, as JSON; each value is below 60 kB."""
-        return fingerprint(self._model, self.groups, self.lattice, self._settings)
+        dense = {of: int(count(self.lattice.sizes)) for of, count in self._counts.items()}
+        return fingerprint(self._model, self.groups, self.lattice, dense, self._settings)
 
     def named(self, c: FloatArray) -> dict[str, float]:
         """Return an array (groups,) of coefficients as a mapping by name."""
@@ -348,10 +362,6 @@ def _fewest_parameters(network: Network) -> int:
     """Return the number of parameters when every group keeps one unit."""
     names = [name for name, _ in network.shapes.items()]
     return int(parameter_count(network, names)(np.ones(len(network.groups), np.int64)))
-
-
-def _ids(module: nn.Module) -> set[int]:
-    return {id(parameter) for parameter in module.parameters()}
 
 
 def _scalar(counts: NDArray[Any]) -> Any:

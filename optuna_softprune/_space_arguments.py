@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from optuna_softprune._errors import NothingToPruneError, UnusedParameterWarning, shorten
+from optuna_softprune._errors import ComponentWarning, NothingToPruneError, UnusedParameterWarning, shorten
 from optuna_softprune.coefficients import removable
 from optuna_softprune.graph import UNUSED, Group, Network, Side
 from optuna_softprune.importance import Importance
@@ -104,6 +104,18 @@ def warn_of_unused(network: Network, model: nn.Module) -> None:
             f"Parameters that are not used in the forward pass in eval mode are left whole: {shorten(unused)}. If the "
             "train mode feeds them from layers that are pruned, it will fail: name these layers in `ignored`.",
             UnusedParameterWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_rest(model: nn.Module, rest: Sequence[str]) -> None:
+    """Say which parameters no component holds."""
+    if rest:
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        warnings.warn(
+            f"Expected `components` to hold all parameters, but {sum(sizes[name] for name in rest):,} of "
+            f"{sum(sizes.values()):,} are in none of them: {shorten(list(rest))}. Reports show them as `(rest)`.",
+            ComponentWarning,
             stacklevel=3,
         )
 

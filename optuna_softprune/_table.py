@@ -1,55 +1,111 @@
-"""The table that a search space prints."""
+"""The table that a search space prints, as text and as HTML."""
 
 from __future__ import annotations
 
+import html
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from optuna_softprune.coefficients import Count
     from optuna_softprune.graph import Network
 
+COLUMNS = ("group", "component", "units", "parameters", "MACs")
 
-def describe(
-    model: str,
-    network: Network,
-    touched: Sequence[int],
-    parameters: set[str],
-    dense: int,
-    fewest: int,
-    weights: Sequence[str],
-) -> str:
-    """Return the groups and the protected axes as text.
 
-    Args:
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One way to count a network.
+
+    Attributes:
+        dense: The count of the dense network.
+        touched: For each group what would go if all of it could go.
+        highest: The largest sparsity.
+    """
+
+    dense: int
+    touched: list[int]
+    highest: float
+
+    @staticmethod
+    def of(count: Count, sizes: NDArray[np.int64], fewest: NDArray[np.int64]) -> Totals:
+        """Return the totals of a count, of widths from the dense network's down to the `fewest` units."""
+        dense = int(count(sizes))
+        without = [int(count(np.where(np.arange(len(sizes)) == i, 0, sizes))) for i in range(len(sizes))]
+        return Totals(dense, [dense - left for left in without], 1 - int(count(fewest)) / dense if dense else 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceTable:
+    """What is said of a search space.
+
+    Attributes:
         model: The name of the model's class.
         network: The groups.
-        touched: Parameters that each group takes part in.
         parameters: Qualified names of the parameters; axes of buffers are not listed.
-        dense: Parameters of the dense network.
-        fewest: Parameters when as much as possible is removed.
+        counts: Parameters and multiply-accumulates.
         weights: What is said of where weights come from.
     """
-    rows = [("group", "component", "units", "parameters")]
-    rows += [
-        (group.name, " + ".join(group.components) or "-", str(group.size), f"{count:,}")
-        for group, count in zip(network.groups, touched, strict=True)
-    ]
-    groups = len(network.groups)
-    lines = [
-        f"{model}: {groups} group{'s' * (groups != 1)}, {network.units:,} units, {dense:,} parameters, "
-        f"sparsity up to {1 - fewest / dense:.3f}",
-        *_aligned(rows, "<<>>"),
-    ]
-    by_reason: dict[str, dict[str, list[int]]] = {}
-    for each in network.protected:
-        if each.tensor in parameters:
-            by_reason.setdefault(each.reason, {}).setdefault(each.tensor, []).append(each.axis)
-    lines.append("protected")
-    for reason, axes in by_reason.items():
-        first, *more = [f"{tensor} axis {', '.join(map(str, found))}" for tensor, found in axes.items()]
-        lines.append(f"  {reason}: {first}" + (f" and {len(more)} more" if more else ""))
-    return "\n".join([*lines, *weights])
+
+    model: str
+    network: Network
+    parameters: set[str]
+    counts: tuple[Totals, Totals]
+    weights: Sequence[str]
+
+    def title(self) -> str:
+        """Return how many groups, units, parameters and multiply-accumulates there are, and how many can go."""
+        groups = len(self.network.groups)
+        parameters, macs = self.counts
+        return (
+            f"{self.model}: {groups} group{'s' * (groups != 1)}, {self.network.units:,} units, "
+            f"{parameters.dense:,} parameters (sparsity up to {parameters.highest:.3f}), "
+            f"{macs.dense:,} MACs (up to {macs.highest:.3f})"
+        )
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return a row of text for each group."""
+        return [
+            (group.name, " + ".join(group.components) or "-", f"{group.size:,}", f"{parameters:,}", f"{macs:,}")
+            for group, parameters, macs in zip(
+                self.network.groups, *(count.touched for count in self.counts), strict=True
+            )
+        ]
+
+    def protected(self) -> list[tuple[str, str]]:
+        """Return the reasons why axes are protected, and the first axes of each."""
+        by_reason: dict[str, dict[str, list[int]]] = {}
+        for each in self.network.protected:
+            if each.tensor in self.parameters:
+                by_reason.setdefault(each.reason, {}).setdefault(each.tensor, []).append(each.axis)
+        found = []
+        for reason, axes in by_reason.items():
+            first, *more = [f"{tensor} axis {', '.join(map(str, along))}" for tensor, along in axes.items()]
+            found.append((reason, first + (f" and {len(more)} more" if more else "")))
+        return found
+
+    def text(self) -> str:
+        """Return the table as aligned text."""
+        protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
+        table = _aligned([COLUMNS, *self.rows()], "<<>>>")
+        return "\n".join([self.title(), *table, "protected", *protected, *self.weights])
+
+    def html(self) -> str:
+        """Return the table for a notebook."""
+        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
+        protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
+        weights = "".join(f"<br>{html.escape(line)}" for line in self.weights)
+        return (
+            f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+            f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"
+        )
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:

@@ -166,9 +166,9 @@ def test_no_prunable_group_is_an_error_with_the_reasons() -> None:
 def test_table_names_groups_and_what_is_protected() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 6), nn.ReLU()), nn.Linear(6, 2)).eval()
     assert str(PruningSpace(model, (X,))).splitlines() == [
-        "Sequential: 1 group, 6 units, 38 parameters, sparsity up to 0.789",
-        "  group  component  units  parameters",
-        "  0.0    0 + 1          6          36",
+        "Sequential: 1 group, 6 units, 38 parameters (sparsity up to 0.789), 120 MACs (up to 0.833)",
+        "  group  component  units  parameters  MACs",
+        "  0.0    0 + 1          6          36   120",
         "protected",
         "  coupled to the input `input`: 0.0.weight axis 1",
         "  an output of the network: 1.weight axis 0 and 1 more",

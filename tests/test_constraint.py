@@ -124,7 +124,11 @@ def test_sparsity_constraint_is_a_lattice_constraint() -> None:
         ({"target": 0.99}, ValueError, r"no more than 0\.\d+ of the parameters can be removed"),
         ({"target": "70%"}, TypeError, r"Expected `target` to be a float, but got '70%'"),
         ({"target": 0.5, "tolerance": 0}, ValueError, r"Expected `tolerance` to be in \(0, 1\), but got 0"),
-        ({"target": 0.5, "tolerance": 1e-6}, InfeasibleTargetError, r"closest found has sparsity 0.\d+: raise the"),
+        (
+            {"target": 0.5, "tolerance": 1e-6},
+            InfeasibleTargetError,
+            r"closest found has sparsity 0.\d+ of the parameters: raise the",
+        ),
         ({"target": 0.5, "of": "flops"}, ValueError, r'Expected `of` to be "parameters" or "macs", but got \'flops\''),
     ],
 )

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 import torch
+from checks import counted_macs, counted_parameters
 from optuna.artifacts import FileSystemArtifactStore
-from test_visualization import SPACE, X, searched
+from test_visualization import MODEL, SPACE, X, error, searched
 from torch import nn
 
-from optuna_softprune import PruningObjective, open_storage
+from optuna_softprune import PruningObjective, Requirement, SparsityConstraint, open_storage
 from optuna_softprune.dashboard import DashboardCallback, note, publish
+from optuna_softprune.dashboard._publish import FIGURES
+from optuna_softprune.samplers import ProjectedSampler
+from optuna_softprune.visualization import plot_sparsity, sparsity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +105,40 @@ def test_several_objectives_have_figures_each() -> None:
     study.optimize(objective, n_trials=4)
     publish(study, SPACE)
     assert study.metric_names == ["peak", "parameters"]
-    assert "several objectives" in note(study, SPACE)
+    text = note(study, SPACE)
+    assert "No " not in text
+    assert f"**Pareto front** of peak (maximize), parameters (minimize): {len(study.best_trials)} feasible" in text
+    best = max(study.best_trials, key=lambda trial: trial.values[0])
+    macs = best.user_attrs["softprune:macs"]
+    first = text.split("| trial |")[1].splitlines()[2]
+    assert first == f"| {best.number} | {best.values[0]:,.6g} | {best.values[1]:,.0f} | {macs:,} |"
+    assert "kept by the best" not in text
+
+
+def test_titles_of_figures_are_all_different() -> None:
+    study = searched()
+    titles = [plot(study).layout.title.text for plot in FIGURES.values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_a_target_of_macs_is_shown_as_macs() -> None:
+    constraint = SparsityConstraint(SPACE, 0.4, tolerance=0.03, of="macs")
+    floor = Requirement("metric", at_least=-1.5)
+    objective = PruningObjective(SPACE, lambda model: -error(model), constraint, requirements=(floor,))
+    sampler = ProjectedSampler(optuna.samplers.RandomSampler(seed=0), constraint)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=3)
+    dense, kept = counted_macs(MODEL, (X,)), counted_macs(objective.best_model(study), (X,))
+    assert study.best_trial.user_attrs["softprune:sparsity"] == pytest.approx(1 - kept / dense)
+    assert sparsity(study).of == "macs"
+    assert "MACs removed" in plot_sparsity(study).layout.xaxis.title.text
+    text = note(study, SPACE)
+    assert "Target: sparsity 0.4 +- 0.03 of the MACs" in text
+    assert f"sparsity {1 - kept / dense:.4f} of the MACs" in text
+    assert "Requirements: metric at least -1.5." in text
+    total = next(line for line in text.splitlines() if "**total**" in line)
+    assert total.endswith(f"| {dense:,.0f} | {kept:,.0f} | {1 - kept / dense:.3f} |")
+    assert total.startswith(f"| **total** | {counted_parameters(MODEL):,} | ")
 
 
 @pytest.fixture
@@ -167,10 +204,10 @@ def _text(browser: Any, url: str) -> str:
 def test_pages_show_the_search_as_it_was(page: Any) -> None:
     overview = page("")
     for title in (
-        "Coefficients of the",
-        "metric against sparsity",
-        "Best feasible metric so far",
-        "coefficient in a range",
+        "the best error leave out",
+        "error against parameters removed",
+        "Best error so far",
+        "by how much of each group is removed",
     ):
         assert title in overview
     assert "Infeasible" in overview

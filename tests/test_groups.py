@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import torch
-from checks import assert_everything_is_explained, assert_removed_equals_masked, candidates
+from checks import (
+    assert_everything_is_explained,
+    assert_removed_equals_masked,
+    candidates,
+    counted_macs,
+    counted_parameters,
+)
 from hypothesis import HealthCheck, given, settings
 
-from optuna_softprune import NothingToPruneError, PruningSpace, Side
+from optuna_softprune import ComponentWarning, NothingToPruneError, PruningSpace, Side
 from optuna_softprune.testing import ZOO, RandomNetwork, ZooNetwork, randomise
 from optuna_softprune.testing.strategies import random_networks
 
@@ -90,7 +98,10 @@ def test_discovery_is_the_same_every_time() -> None:
 def test_example_batch_does_not_change_groups() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
     one, many = (PruningSpace(model, (torch.randn(batch, 1, 4, 4),)) for batch in (1, 7))
-    assert str(one).splitlines()[1:] == str(many).splitlines()[1:]
+    # Multiply-accumulates, the last column, are those of the whole batch.
+    assert [line.split()[:-1] for line in str(one).splitlines()[1:]] == [
+        line.split()[:-1] for line in str(many).splitlines()[1:]
+    ]
 
 
 def test_sides_say_what_makes_and_what_reads_a_group() -> None:
@@ -111,8 +122,50 @@ def test_groups_of_several_components_are_couplings() -> None:
         "encoder.3": ("encoder", "decoder"),
         "decoder.0": ("decoder",),
     }
-    named = PruningSpace(model, network.inputs(), components={"head": model.get_submodule("decoder.3")})
+    head = {"head": model.get_submodule("decoder.3")}
+    with pytest.warns(ComponentWarning, match=r"of 195 are in none of them: encoder.0.weight, .* \(1 more\)"):
+        named = PruningSpace(model, network.inputs(), components=head)
     assert [group.components for group in named.groups] == [(), (), ("head",)]
+
+
+def test_counts_of_components_add_up_to_those_of_the_network() -> None:
+    network = next(n for n in ZOO if n.name == "bottleneck")
+    model = network.build().eval()
+    whole = PruningSpace(model, network.inputs())
+    c = whole.snap({group.name: 0.5 for group in whole.groups})
+    small = whole.prune(c)
+    for part in ("encoder", "decoder"):
+        counts = tuple(sum(p.numel() for p in m.get_submodule(part).parameters()) for m in (model, small))
+        assert whole.component_counts(c)[part] == counts
+    head = model.get_submodule("decoder.3")
+    nested = {"decoder": model.get_submodule("decoder"), "head": head}
+    with pytest.warns(ComponentWarning, match="encoder.0.weight"):
+        named = PruningSpace(model, network.inputs(), components=nested)
+    for space in (whole, named):
+        for of, dense, kept in (
+            ("parameters", counted_parameters(model), counted_parameters(small)),
+            ("macs", counted_macs(model, network.inputs()), counted_macs(small, network.inputs())),
+        ):
+            rows = space.component_counts(c, of)
+            assert tuple(map(sum, zip(*rows.values(), strict=True))) == (dense, kept)
+    rows = named.component_counts(c)
+    assert list(rows) == ["decoder", "head", "(rest)"]
+    assert rows["head"][0] == counted_parameters(head)
+    assert "(rest)" not in whole.component_counts(c)
+
+
+def test_a_space_is_one_line_and_in_a_notebook_its_table() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)).eval()
+    space = PruningSpace(model, (torch.randn(1, 3),))
+    title = "Sequential: 1 group, 6 units, 38 parameters (sparsity up to 0.789), 30 MACs (up to 0.833)"
+    assert repr(space) == f"<PruningSpace of {title}>"
+    assert repr(space.groups) == "(Group(name='0', size=6, components=('0', '2')),)"
+    assert all(len(repr(each)) < 100 for each in space.groups[0].slices)
+    rows = ElementTree.fromstring(f"<div>{space._repr_html_()}</div>").findall(".//tr")
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["group", "component", "units", "parameters", "MACs"],
+        ["0", "0 + 2", "6", "36", "30"],
+    ]
 
 
 def test_parameters_that_share_memory_without_being_one_are_protected() -> None:

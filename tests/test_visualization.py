@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import optuna
 import plotly.graph_objects as go
 import pytest
 import torch
+from checks import counted_macs, counted_parameters
 from torch import nn
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, visualization
@@ -105,7 +107,8 @@ def test_sensitivity_is_the_best_in_each_range() -> None:
 
 @pytest.mark.parametrize("plot", PLOTS)
 def test_figures_are_drawn_of_what_was_searched(plot: Callable[[optuna.Study], go.Figure]) -> None:
-    figure = plot(searched())
+    study = searched()
+    figure = plot(study)
     assert isinstance(figure, go.Figure)
     assert figure.layout.title.text
     assert figure.layout.xaxis.title.text
@@ -113,7 +116,47 @@ def test_figures_are_drawn_of_what_was_searched(plot: Callable[[optuna.Study], g
     assert len(figure.to_json()) > 500
     names = {trace.name for trace in figure.data}
     if plot is visualization.plot_sparsity:
-        assert names == {"feasible", "infeasible", "uniform"}
+        best = f"best: {study.best_value:.4g}"
+        assert names == {"feasible", "infeasible", "uniform", best, "dense: 0"}
+        assert figure.layout.xaxis.title.text == "parameters removed"
+        band = figure.layout.shapes[0]
+        assert (band.x0, band.x1) == pytest.approx((0.37, 0.43))
+        low, high = figure.layout.xaxis.range
+        assert low < 0  # the dense network is on it
+        assert high > max(trial.user_attrs["softprune:sparsity"] for trial in study.trials)
+    if plot is visualization.plot_convergence:
+        assert names == {"feasible networks", "best so far", "uniform", "dense: 0"}
+        assert figure.layout.xaxis.ticktext == ("1", "2", "5", "10", "20")
+    if plot is visualization.plot_coefficients:
+        assert figure.data[0].zmax == figure.data[0].z.max() < 1
+        assert figure.data[0].colorbar.title.text == "fraction removed"
+    if plot is visualization.plot_sensitivity:
+        removed = visualization.coefficients(study).coefficients.max()
+        last = float(figure.data[0].x[-1].split()[-1].rstrip("%")) / 100
+        assert removed <= last < removed + 0.11
+
+
+def test_a_float_metric_is_called_as_its_function() -> None:
+    study = searched()
+    for numbers in NUMBERS:
+        assert numbers(study).name == "error"
+    study = optuna.create_study(direction="minimize")
+    study.optimize(PruningObjective(SPACE, lambda m: error(m), directions=("minimize",)), n_trials=1)
+    assert visualization.sparsity(study).name == "metric"
+    study = optuna.create_study(direction="minimize")
+    study.optimize(PruningObjective(SPACE, functools.partial(error), directions=("minimize",)), n_trials=1)
+    assert visualization.sparsity(study).name == "error"
+
+
+def test_counts_of_the_dense_network_are_known_without_the_model() -> None:
+    objective = PruningObjective(
+        SPACE, error, objectives=("sparsity", "parameters", "macs"), directions=("maximize", "minimize", "minimize")
+    )
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    study.optimize(objective, n_trials=1)
+    dense = {"sparsity": 0.0, "parameters": counted_parameters(MODEL), "macs": counted_macs(MODEL, (X,))}
+    assert {name: visualization.sparsity(study, metric=name).dense for name in dense} == dense
+    assert {name: visualization.convergence(study, metric=name).dense for name in dense} == dense
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)

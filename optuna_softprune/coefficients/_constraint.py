@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 Of = Literal["parameters", "macs"]
+# What sparsity is counted over -> how it is called where people read.
+COUNTED = {"parameters": "parameters", "macs": "MACs"}
 
 
 class CountedSpace(Protocol):
@@ -68,7 +70,7 @@ class SparsityConstraint:
         if not low < target <= high:
             raise ValueError(
                 f"Expected `target` to be in (0, {high:.4g}], but got {target!r}: no more than {high:.4g} of the "
-                f"{of} can be removed. `print(space)` says what is protected and why."
+                f"{COUNTED[of]} can be removed. `print(space)` says what is protected and why."
             )
         if not 0 < tolerance < 1:
             raise ValueError(f"Expected `tolerance` to be in (0, 1), but got {tolerance!r}.")
@@ -147,7 +149,8 @@ class SparsityConstraint:
             nearest = self._sparsity(closest(self._lattice, self.excess))
             raise InfeasibleTargetError(
                 f"Expected a network within `tolerance={self.tolerance}` of `target={self.target}`, but the closest "
-                f"found has sparsity {nearest:.6g}: raise the tolerance, or move the target there."
+                f"found has sparsity {nearest:.6g} of the {COUNTED[self.of]}: raise the tolerance, or move the target "
+                "there."
             )
         projected: FloatArray = removed / self._lattice.sizes
         return self._lattice.named(projected) if isinstance(c, Mapping) else projected

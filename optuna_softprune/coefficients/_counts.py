@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,19 +77,20 @@ def parameter_count(network: Network, parameters: Iterable[str]) -> Count:
     )
 
 
-def mac_count(network: Network) -> Count:
-    """Count the multiply-accumulates of one forward pass on the example inputs.
+def mac_count(network: Network, nodes: Iterable[Any] | None = None) -> Count:
+    """Count the multiply-accumulates of one forward pass on the example inputs, of some operations or of all.
 
     Convolutions, linear layers and matrix products, as `torch.utils.flop_counter` counts them (it counts two
     FLOPs each); a bias and element by element operations are free.
     """
+    chosen = [*network.macs, *network.constant_macs] if nodes is None else list(nodes)
     units = {(node, axis): found for node, axes in network.nodes.items() for axis, found in axes}
     products = [
-        [(int(node.meta["val"].shape[axis]), units.get((node, axis))) for node, axis in axes]
-        for sums in network.macs.values()
-        for axes in sums
+        [(int(factor.meta["val"].shape[axis]), units.get((factor, axis))) for factor, axis in axes]
+        for node in chosen
+        for axes in network.macs.get(node, ())
     ]
-    return _count(network, products, network.constant_macs)
+    return _count(network, products, sum(network.constant_macs.get(node, 0) for node in chosen))
 
 
 def _count(network: Network, products: Iterable[Sequence[tuple[int, Units | None]]], constant: int) -> Count:

@@ -2,6 +2,16 @@
 
 from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._evaluator import Evaluator
-from optuna_softprune.evaluation._metric import METRIC, Measurement, Metric, measure, not_finite, takes_trial
+from optuna_softprune.evaluation._metric import METRIC, Measurement, Metric, measure, name_of, not_finite, takes_trial
 
-__all__ = ["METRIC", "Candidate", "Evaluator", "Measurement", "Metric", "measure", "not_finite", "takes_trial"]
+__all__ = [
+    "METRIC",
+    "Candidate",
+    "Evaluator",
+    "Measurement",
+    "Metric",
+    "measure",
+    "name_of",
+    "not_finite",
+    "takes_trial",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import numbers
@@ -41,6 +42,14 @@ def takes_trial(metric: Metric) -> bool:
     except (TypeError, ValueError):  # some callables written in C have no signature
         return False
     return any(p.name == TRIAL and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters[1:])
+
+
+def name_of(metric: Metric) -> str:
+    """Return what a metric is called where people read: its function's name, if that has one."""
+    while isinstance(metric, functools.partial):
+        metric = metric.func
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return METRIC if name == "<lambda>" else str(name)
 
 
 def measure(

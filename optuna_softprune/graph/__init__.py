@@ -1,5 +1,6 @@
 """From a network to its groups: export, labels, rules, groups."""
 
+from optuna_softprune.graph._components import REST, parts
 from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
@@ -34,6 +35,7 @@ __all__ = [
     "CONTRACTIONS",
     "FIXED",
     "RECURRENT",
+    "REST",
     "UNUSED",
     "WORKING_DTYPES",
     "ExportedGraph",
@@ -58,6 +60,7 @@ __all__ = [
     "map_tensors",
     "mixed_axes",
     "operation_name",
+    "parts",
     "stated_sizes",
     "tensors",
     "to_working",

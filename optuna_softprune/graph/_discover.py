@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from optuna_softprune.graph._components import component_of, component_paths
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, that_shrink
 from optuna_softprune.graph._labels import is_open, vector
 from optuna_softprune.graph._network import memory_ties, tensors
@@ -78,7 +79,7 @@ def discover(
     tensor_units = {place: numbering.unit_of[axis] for place, axis in by_tensor.items()}
     return Network(
         exported=exported,
-        groups=_groups(propagation, tensor_units, numbering, _component_paths(model, components)),
+        groups=_groups(propagation, tensor_units, numbering, component_paths(model, components)),
         protected=tuple(_protected(propagation, shapes, tensor_units, reasons)),
         shapes=shapes,
         tensors=that_shrink(tensor_units),
@@ -90,7 +91,11 @@ def discover(
             for node, axes in by_node.items()
         },
         macs=propagation.macs,
-        constant_macs=sum(_measured_macs(node) for node in exported.graph.nodes if node not in propagation.macs),
+        constant_macs={
+            node: found
+            for node in exported.graph.nodes
+            if node not in propagation.macs and (found := _measured_macs(node))
+        },
     )
 
 
@@ -168,16 +173,9 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
-def _component_paths(model: nn.Module, components: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Return the prefix of qualified names -> component, longest prefix first."""
-    names = {id(module): name for name, module in components.items()}
-    paths = {path: names[id(m)] for path, m in model.named_modules(remove_duplicate=False) if id(m) in names}
-    return {f"{path}." if path else "": paths[path] for path in sorted(paths, key=lambda path: len(path), reverse=True)}
-
-
 def _components(slices: Iterable[Slices], paths: Mapping[str, str]) -> Iterable[str]:
     for each in slices:
-        found = next((name for path, name in paths.items() if each.tensor.startswith(path)), None)
+        found = component_of(each.tensor, paths)
         if found is not None:
             yield found
 

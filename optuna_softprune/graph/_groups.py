@@ -44,7 +44,7 @@ class Slices:
 
     tensor: str
     axis: int
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64] = field(repr=False)
     side: Side
 
 
@@ -100,7 +100,7 @@ class Network:
         attributes: (module, attribute, index in a tuple or None) -> units whose number kept is its value.
         nodes: Graph node -> (axis, units) of its axes that can shrink.
         macs: Graph node -> products of which its multiply-accumulates are the sum: the (node, axis) of each factor.
-        constant_macs: Multiply-accumulates of all other operations.
+        constant_macs: Graph node -> multiply-accumulates, of all other operations that have some.
     """
 
     exported: ExportedGraph
@@ -111,7 +111,7 @@ class Network:
     attributes: Mapping[tuple[str, str, int | None], Units]
     nodes: Mapping[Node, tuple[tuple[int, Units], ...]]
     macs: Mapping[Node, Sequence[Sequence[tuple[Node, int]]]]
-    constant_macs: int
+    constant_macs: Mapping[Node, int]
 
     @property
     def units(self) -> int:

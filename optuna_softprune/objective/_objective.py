@@ -12,11 +12,31 @@ from torch import nn
 
 from optuna_softprune._errors import StudyMismatchError
 from optuna_softprune._log import LOGGER
-from optuna_softprune.evaluation import METRIC, Evaluator, Measurement, Metric, measure, not_finite, takes_trial
+from optuna_softprune.coefficients import COUNTED, Of
+from optuna_softprune.evaluation import (
+    METRIC,
+    Evaluator,
+    Measurement,
+    Metric,
+    measure,
+    name_of,
+    not_finite,
+    takes_trial,
+)
 from optuna_softprune.objective._arguments import check_arguments, check_study
 from optuna_softprune.objective._best import best_feasible
 from optuna_softprune.objective._dense import check_dense
-from optuna_softprune.objective._record import CANDIDATE, DENSE, FEASIBLE, ITERATION, PREFIX, ROLE, Claimed, claim
+from optuna_softprune.objective._record import (
+    CANDIDATE,
+    DENSE,
+    FEASIBLE,
+    ITERATION,
+    METRIC_NAME,
+    PREFIX,
+    ROLE,
+    Claimed,
+    claim,
+)
 from optuna_softprune.objective._second_look import WHOLE, SecondLook
 from optuna_softprune.storage import (
     FAILURE,
@@ -60,8 +80,8 @@ class PruningObjective:
             `trial.should_prune()`. For the dense network that is a `FixedTrial`, which never prunes. What it does to
             its network is gone with it: `best_model` knows nothing of it.
         constraint: The size to reach.
-        objectives: What is optimised: names of metrics (a float metric is called "metric"), "sparsity", "parameters"
-            or "macs".
+        objectives: What is optimised: names of metrics (a float metric is called "metric"), "sparsity" (of
+            what the constraint counts, else of the parameters), "parameters" or "macs".
         directions: "maximize" or "minimize" for each; compared with the study's.
         requirements: Bounds on named metrics. The dense network must meet them.
         finish: `finish(model) -> nn.Module`, or None where it changes `model` itself: what is done to a smaller network
@@ -96,6 +116,7 @@ class PruningObjective:
     ) -> None:
         check_arguments(space, metric, constraint, objectives, directions, requirements, finish)
         self._space, self._metric, self._constraint = space, metric, constraint
+        self._of: Of = "parameters" if constraint is None else constraint.of
         self._objectives, self._directions = tuple(objectives), tuple(directions)
         self._requirements = tuple(requirements)
         self._finish, self._reuse, self._mirror = finish, reuse, mirror_constraints
@@ -130,7 +151,7 @@ class PruningObjective:
         violations = {} if self._constraint is None else {"sparsity": float(self._constraint.violation(c))}
         for key, violation in violations.items():
             trial.set_constraint(key, violation)
-        counts = {"sparsity": space.sparsity(c), "parameters": space.parameters(c), "macs": space.macs(c)}
+        counts = {"sparsity": space.sparsity(c, self._of), "parameters": space.parameters(c), "macs": space.macs(c)}
         for name, count in counts.items():
             trial.set_user_attr(f"{PREFIX}{name}", count)
         known = self._known_trial(trial, space, c) if self._reuse and isinstance(trial, optuna.Trial) else None
@@ -301,13 +322,15 @@ class PruningObjective:
     def _claim(self, study: optuna.Study) -> Claimed:
         check_study(study, self._directions, self._constraint)
         claimed = claim(study, self._space, self._settings())
+        if METRIC_NAME not in study.user_attrs:
+            study.set_user_attr(METRIC_NAME, name_of(self._metric))
         space = claimed.space
         if WHOLE in study.user_attrs:
             self._evaluator_of(space).share_nothing()
-        highest = space.sparsity(space.lattice.highest)
+        highest = space.sparsity(space.lattice.highest, self._of)
         LOGGER.info(
-            f"{len(space.groups)} groups; sparsity up to {highest:.3f} can be reached; study "
-            f"{study.study_name!r} has {len(all_trials(study))} trials."
+            f"{len(space.groups)} groups; sparsity up to {highest:.3f} of the {COUNTED[self._of]} can be reached; "
+            f"study {study.study_name!r} has {len(all_trials(study))} trials."
         )
         return claimed
 

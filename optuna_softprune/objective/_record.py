@@ -1,9 +1,11 @@
 """What a study keeps of its space: the public, stable format, schema 1.
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
-`order:<i>`, `constraint`, `objective`, `dense`. In a trial: `sparsity`, `parameters`, `macs`, `feasible`, `role`,
-`iteration`, `failure`, `interrupted`, and `candidate`: units kept of each group, all
-named metrics, and what identifies the space and its order of units.
+`counts` (parameters and multiply-accumulates of the dense network), `order:<i>`, `constraint`, `objective`, `dense`,
+`metric` (the name of the metric's function).
+In a trial: `sparsity` (of what the constraint counts), `parameters`, `macs`, `feasible`, `role`, `iteration`,
+`failure`, `interrupted`, and `candidate`: units kept of each group, all named metrics, and what identifies the space
+and its order of units.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ FEASIBLE = f"{PREFIX}feasible"
 GROUPS = f"{PREFIX}groups"
 OBJECTIVE = f"{PREFIX}objective"
 CONSTRAINT = f"{PREFIX}constraint"
+METRIC_NAME = f"{PREFIX}metric"
+COUNTS_OF_DENSE = f"{PREFIX}counts"
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
 

@@ -10,7 +10,20 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from optuna_softprune.objective import CANDIDATE, COUNTS, FEASIBLE, GROUPS, OBJECTIVE, PREFIX, ROLE
+from optuna_softprune.evaluation import METRIC
+from optuna_softprune.objective import (
+    CANDIDATE,
+    CONSTRAINT,
+    COUNTS,
+    COUNTS_OF_DENSE,
+    DENSE,
+    FEASIBLE,
+    GROUPS,
+    METRIC_NAME,
+    OBJECTIVE,
+    PREFIX,
+    ROLE,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -50,6 +63,9 @@ class Sparsity:
         feasible: Shape (N,), bool.
         roles: What each trial was for: `candidate`, `iterate`, `probe`, ..., or what it was enqueued as.
         dense: The metric of the dense network, or None.
+        of: What sparsity is counted over, "parameters" or "macs".
+        target: Target and tolerance of the search, or None.
+        best: Place of the best feasible trial among the N, or None.
         name: The name of the metric.
     """
 
@@ -59,6 +75,9 @@ class Sparsity:
     feasible: NDArray[np.bool_]
     roles: tuple[str, ...]
     dense: float | None
+    of: str
+    target: tuple[float, float] | None
+    best: int | None
     name: str
 
 
@@ -70,12 +89,16 @@ class Convergence:
         evaluations: Shape (N,): complete trials so far, from 1.
         metric: Shape (N,): the metric of each; NaN where it is not feasible.
         best: Shape (N,): the best so far; NaN before the first feasible one.
+        roles: What each trial was for, as in `Sparsity`.
+        dense: The metric of the dense network, or None.
         name: The name of the metric.
     """
 
     evaluations: IntArray
     metric: FloatArray
     best: FloatArray
+    roles: tuple[str, ...]
+    dense: float | None
     name: str
 
 
@@ -85,7 +108,7 @@ class Sensitivity:
 
     Attributes:
         groups: Names of the groups, in execution order.
-        edges: Shape (B + 1,): bounds of the ranges, from 0 to 1.
+        edges: Shape (B + 1,): bounds of the ranges, from 0 to just above the largest coefficient.
         best: Shape (G, B): the best metric with the coefficient in the range; NaN where nothing was evaluated.
         name: The name of the metric.
     """
@@ -115,22 +138,27 @@ def coefficients(study: optuna.Study, *, metric: str | None = None, count: int =
         np.array([trial.number for trial in feasible], np.int64),
         np.array([_value(trial, name) for trial in feasible]),
         _removed(feasible, groups).T,
-        name,
+        _shown(study, name),
     )
 
 
 def sparsity(study: optuna.Study, *, metric: str | None = None) -> Sparsity:
     """Return the metric and the sparsity of every complete trial; arguments and errors as in `coefficients`."""
-    name, _, trials = _complete(study, metric)
-    dense: dict[str, float] = study.user_attrs.get(f"{PREFIX}dense", {})
+    name, sign, trials = _complete(study, metric)
+    constraint: Any = study.user_attrs[CONSTRAINT]
+    values = np.array([_value(trial, name) for trial in trials])
+    feasible = np.array([_is_feasible(trial) for trial in trials], bool)
     return Sparsity(
         np.array([trial.number for trial in trials], np.int64),
         np.array([trial.user_attrs[f"{PREFIX}sparsity"] for trial in trials], np.float64),
-        np.array([_value(trial, name) for trial in trials]),
-        np.array([_is_feasible(trial) for trial in trials], bool),
-        tuple(str(trial.user_attrs.get(ROLE, "candidate")) for trial in trials),
-        dense.get(name),
-        name,
+        values,
+        feasible,
+        _roles(trials),
+        _dense(study, name),
+        "parameters" if constraint is None else constraint["of"],
+        None if constraint is None else (constraint["target"], constraint["tolerance"]),
+        int(np.argmax(np.where(feasible, sign * values, -np.inf))) if feasible.any() else None,
+        _shown(study, name),
     )
 
 
@@ -139,7 +167,9 @@ def convergence(study: optuna.Study, *, metric: str | None = None) -> Convergenc
     name, sign, trials = _complete(study, metric)
     found = np.array([_value(trial, name) if _is_feasible(trial) else np.nan for trial in trials])
     best = sign * np.fmax.accumulate(sign * found)
-    return Convergence(np.arange(1, len(trials) + 1), found, best, name)
+    return Convergence(
+        np.arange(1, len(trials) + 1), found, best, _roles(trials), _dense(study, name), _shown(study, name)
+    )
 
 
 def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int = 10) -> Sensitivity:
@@ -147,13 +177,16 @@ def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int =
     name, sign, trials = _complete(study, metric)
     feasible = [trial for trial in trials if _is_feasible(trial)]
     groups = _groups(study)
-    edges = np.linspace(0, 1, ranges + 1)
+    removed = _removed(feasible, groups)
+    # Whole hundredths, so that the edges are what their labels say.
+    highest = np.ceil(100 * removed.max(initial=0.01) / ranges) * ranges / 100
+    edges = np.linspace(0, highest, ranges + 1)
     best = np.full((len(groups), ranges), np.nan)
-    places = np.minimum((_removed(feasible, groups) * ranges).astype(np.int64), ranges - 1)
+    places = np.clip(np.searchsorted(edges, removed + 1e-12, side="right") - 1, 0, ranges - 1)
     for trial, row in zip(feasible, places, strict=True):
         for group, place in enumerate(row):
             best[group, place] = sign * np.fmax(sign * best[group, place], sign * _value(trial, name))
-    return Sensitivity(tuple(groups), edges, best, name)
+    return Sensitivity(tuple(groups), edges, best, _shown(study, name))
 
 
 def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[FrozenTrial]]:
@@ -179,6 +212,23 @@ def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[F
         raise ValueError(f"Expected `metric` to be one of {known}, but got {name!r}.")
     direction = study.directions[names.index(name)] if name in names else StudyDirection.MAXIMIZE
     return name, 1 if direction == StudyDirection.MAXIMIZE else -1, trials
+
+
+def _shown(study: optuna.Study, name: str) -> str:
+    """Return the name of a metric for people: a float metric is called as its function is."""
+    return str(study.user_attrs.get(METRIC_NAME, name)) if name == METRIC else name
+
+
+def _dense(study: optuna.Study, name: str) -> float | None:
+    """Return what the dense network has of a metric, or of a count."""
+    if name == "sparsity":
+        return 0.0
+    found: dict[str, float] = {**study.user_attrs.get(DENSE, {}), **study.user_attrs[COUNTS_OF_DENSE]}
+    return found.get(name)
+
+
+def _roles(trials: list[FrozenTrial]) -> tuple[str, ...]:
+    return tuple(str(trial.user_attrs.get(ROLE, "candidate")) for trial in trials)
 
 
 def _value(trial: FrozenTrial, name: str) -> float:

@@ -6,14 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optuna_softprune.coefficients import COUNTED
 from optuna_softprune.visualization import _numbers as numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import optuna
     import plotly.graph_objects as go
 
 # What samplers of this package evaluate on their way; everything else is somebody's own candidate.
 ON_THE_WAY = ("candidate", "start", "probe", "step", "extra", "grid")
+# Colours that are told apart in print and by people who see few.
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#b0b0b0"
+OWN = ("#cc79a7", "#e69f00", "#56b4e9", "#785ef0", "#000000", "#8c564b")
+SYMBOLS = ("diamond", "square", "triangle-up", "triangle-down", "pentagon", "hexagon")
+# Room of an axis on each side of what is on it, as a share of its range.
+MARGIN = 0.08
 
 
 def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: int = 50) -> go.Figure:
@@ -37,56 +46,80 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
         customdata=np.broadcast_to(found.metric, found.coefficients.shape),
         hovertemplate=f"%{{y}}: %{{z:.1%}} removed<br>trial %{{x}}, {found.name} %{{customdata:.4g}}<extra></extra>",
         zmin=0,
-        zmax=1,
+        zmax=float(found.coefficients.max(initial=0)) or 1.0,
         colorscale="Viridis_r",
-        colorbar={"title": "coefficient"},
+        colorbar={"title": {"text": "fraction removed", "side": "right"}, "tickformat": ".0%"},
     )
     figure = go.Figure(heat)
-    figure.update_layout(
-        title=f"Coefficients of the {len(found.trials)} best feasible trials, best first",
-        xaxis={"title": "trial", "type": "category"},
-        yaxis={"title": "group", "autorange": "reversed", "type": "category"},
-    )
+    networks = "network" if len(found.trials) == 1 else f"{len(found.trials)} networks"
+    _lay_out(figure, f"What the {networks} with the best {found.name} leave out", "trial, best first", "")
+    figure.update_xaxes(type="category", nticks=min(len(found.trials), 25), tickangle=0)
+    _of_groups(figure, found.groups)
     return figure
 
 
 def plot_sparsity(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
     """Draw the metric of every complete trial against its sparsity; arguments and errors as in `plot_coefficients`.
 
-    Trials that were enqueued with a role of their own (`user_attrs={"softprune:role": "uniform"}`) are named.
+    The target is a band, the dense network a point at 0. Trials that were enqueued with a role of their own
+    (`user_attrs={"softprune:role": "uniform"}`) are named.
     """
     go = _plotly()
     found = numbers.sparsity(study, metric=metric)
     figure = go.Figure()
+    if found.target is not None:
+        target, tolerance = found.target
+        figure.add_vrect(
+            x0=target - tolerance, x1=target + tolerance, fillcolor=GREEN, opacity=0.25, line_width=0, layer="below"
+        )
+        figure.add_annotation(
+            x=target, y=1, yref="paper", yanchor="bottom", text=f"target {target:.0%}", showarrow=False
+        )
     own = np.array([role not in ON_THE_WAY for role in found.roles])
     for name, chosen, color in (
-        ("infeasible", ~found.feasible & ~own, "#bbbbbb"),
-        ("feasible", found.feasible & ~own, "#1f77b4"),
+        ("infeasible", ~found.feasible & ~own, GREY),
+        ("feasible", found.feasible & ~own, BLUE),
     ):
-        figure.add_scatter(
-            x=found.sparsity[chosen],
-            y=found.metric[chosen],
-            mode="markers",
-            name=name,
-            text=[f"trial {number}" for number in found.trials[chosen]],
-            marker={"color": color, "size": 6, "opacity": 0.7},
-        )
-    for place in np.flatnonzero(own):
+        if chosen.any():
+            figure.add_scatter(
+                x=found.sparsity[chosen],
+                y=found.metric[chosen],
+                mode="markers",
+                name=name,
+                text=[f"trial {number}" for number in found.trials[chosen]],
+                marker={"color": color, "size": 6, "opacity": 0.6},
+            )
+    for i, place in enumerate(np.flatnonzero(own)):
         figure.add_scatter(
             x=[found.sparsity[place]],
             y=[found.metric[place]],
             mode="markers",
             name=found.roles[place],
             text=[f"trial {found.trials[place]}"],
-            marker={"size": 11, "symbol": "diamond"},
+            marker={"size": 11, "symbol": SYMBOLS[i % len(SYMBOLS)], "color": OWN[i % len(OWN)]},
+        )
+    if found.best is not None:
+        figure.add_scatter(
+            x=[found.sparsity[found.best]],
+            y=[found.metric[found.best]],
+            mode="markers",
+            name=f"best: {found.metric[found.best]:.4g}",
+            text=[f"trial {found.trials[found.best]}"],
+            marker={"size": 16, "symbol": "star", "color": ORANGE, "line": {"color": "white", "width": 1}},
         )
     if found.dense is not None:
-        figure.add_hline(y=found.dense, line_dash="dot", annotation_text="dense network")
-    figure.update_layout(
-        title=f"{found.name} against sparsity",
-        xaxis={"title": "sparsity"},
-        yaxis={"title": found.name},
-    )
+        figure.add_scatter(
+            x=[0.0],
+            y=[found.dense],
+            mode="markers",
+            name=f"dense: {found.dense:.4g}",
+            marker={"size": 12, "symbol": "circle", "color": "black"},
+        )
+        figure.add_hline(y=found.dense, line_dash="dot", line_color="black", line_width=1)
+    what = COUNTED[found.of]
+    _lay_out(figure, f"{found.name} against {what} removed", f"{what} removed", found.name)
+    right = max(float(found.sparsity.max()), found.target[0] + found.target[1] if found.target else 0.0)
+    figure.update_xaxes(tickformat=".0%", range=[-MARGIN * right, (1 + MARGIN) * right])
     return figure
 
 
@@ -95,20 +128,45 @@ def plot_convergence(study: optuna.Study, *, metric: str | None = None) -> go.Fi
     go = _plotly()
     found = numbers.convergence(study, metric=metric)
     figure = go.Figure()
+    own = np.array([role not in ON_THE_WAY for role in found.roles])
+    figure.add_scatter(
+        x=found.evaluations[~own],
+        y=found.metric[~own],
+        mode="markers",
+        name="feasible networks",
+        marker={"color": GREY, "size": 5},
+    )
+    for i, place in enumerate(np.flatnonzero(own)):
+        figure.add_scatter(
+            x=[found.evaluations[place]],
+            y=[found.metric[place]],
+            mode="markers",
+            name=found.roles[place],
+            marker={"size": 11, "symbol": SYMBOLS[i % len(SYMBOLS)], "color": OWN[i % len(OWN)]},
+        )
     figure.add_scatter(
         x=found.evaluations,
-        y=found.metric,
-        mode="markers",
-        name="feasible trials",
-        marker={"color": "#bbbbbb", "size": 5},
+        y=found.best,
+        mode="lines",
+        name="best so far",
+        line={"shape": "hv", "color": ORANGE, "width": 2.5},
     )
-    figure.add_scatter(
-        x=found.evaluations, y=found.best, mode="lines", name="best so far", line={"shape": "hv", "color": "#d62728"}
-    )
-    figure.update_layout(
-        title=f"Best feasible {found.name} so far",
-        xaxis={"title": "metric calls", "type": "log"},
-        yaxis={"title": found.name},
+    if found.dense is not None:
+        figure.add_scatter(
+            x=[1, int(found.evaluations[-1])],
+            y=[found.dense] * 2,
+            mode="lines",
+            name=f"dense: {found.dense:.4g}",
+            line={"dash": "dot", "color": "black", "width": 1},
+        )
+    _lay_out(figure, f"Best {found.name} so far", "networks evaluated", found.name)
+    last = int(found.evaluations[-1])
+    ticks = [n for power in range(len(str(last))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= last]
+    figure.update_xaxes(
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{n:,}" for n in ticks],
+        range=[np.log10(0.9), np.log10(1.1 * last)],
     )
     return figure
 
@@ -127,17 +185,31 @@ def plot_sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: 
         x=labels,
         y=found.groups,
         colorscale="Viridis",
-        colorbar={"title": found.name},
+        colorbar={"title": {"text": f"best {found.name}", "side": "right"}},
         hovertemplate=f"%{{y}}, %{{x}} removed: best {found.name} %{{z:.4g}}<extra></extra>",
         hoverongaps=False,
     )
     figure = go.Figure(heat)
-    figure.update_layout(
-        title=f"Best feasible {found.name} with a group's coefficient in a range",
-        xaxis={"title": "coefficient", "type": "category"},
-        yaxis={"title": "group", "autorange": "reversed", "type": "category"},
-    )
+    _lay_out(figure, f"Best {found.name} by how much of each group is removed", "fraction removed", "")
+    figure.update_xaxes(type="category")
+    _of_groups(figure, found.groups)
     return figure
+
+
+def _lay_out(figure: go.Figure, title: str, x: str, y: str) -> None:
+    figure.update_layout(
+        title={"text": title, "x": 0.02, "xanchor": "left"},
+        xaxis={"title": x, "automargin": True},
+        yaxis={"title": y, "automargin": True},
+        template="plotly_white",
+        font={"size": 14},
+        margin={"t": 70, "r": 20, "b": 60, "l": 60},
+    )
+
+
+def _of_groups(figure: go.Figure, groups: Sequence[str]) -> None:
+    """Show groups along the vertical axis, in execution order from the top, each with its name."""
+    figure.update_yaxes(title="group", autorange="reversed", type="category", tickvals=list(groups))
 
 
 def _plotly() -> Any:

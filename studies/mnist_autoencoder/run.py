@@ -70,7 +70,7 @@ class Case:
     def measured(self, space: PruningSpace, c: Coefficients) -> Row:
         """Return the values of a pruned network."""
         small = space.prune(c)
-        counts = space.component_parameters(c)
+        counts = space.component_counts(c)
         return {
             "psnr_validation": psnr(small, self.images.validation),
             "psnr": psnr(small, self.images.test),
