@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import optuna
@@ -76,6 +76,104 @@ def test_the_network_itself_does_not_run_again() -> None:
         evaluate(objective, c)
     assert Counted.passes == passes
     assert objective.peak_cache_bytes > 0
+
+
+class Registered(nn.Module):
+    """Knows its subclasses and moves in ways of its own, as the models of transformers and diffusers do."""
+
+    known: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        Registered.known.append(cls.__name__)
+
+    def train(self, mode: bool = True) -> Registered:
+        return super().train(mode)
+
+    def eval(self) -> Registered:
+        return self.train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> Registered:
+        return super().to(*args, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class Plain(Registered):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Counted(), nn.Linear(6, 9), nn.Linear(9, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class Counting(Plain):
+    """Cannot be called still: each time leaves a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moves = 0
+
+    def to(self, *args: Any, **kwargs: Any) -> Registered:
+        self.moves = self.moves + 1
+        return super().to(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "passes"), [(Plain, 0), (Counting, 5)])
+def test_classes_with_ways_of_their_own_share_what_they_can(kind: type[Plain], passes: int) -> None:
+    model = randomise(kind()).eval()
+    space = PruningSpace(model, (X,))
+    known = list(Registered.known)
+    seen: list[Tensor] = []
+
+    def metric(network: nn.Module) -> float:
+        assert isinstance(network, kind)
+        network = network.eval().to(network.device)
+        with torch.no_grad():
+            seen.append(network(X))
+        assert getattr(network, "moves", 1) == 1
+        return 0.0
+
+    objective = PruningObjective(space, metric)
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    before = Counted.passes
+    for c in candidates(space, 5):
+        evaluate(objective, c)
+        now = Counted.passes
+        with torch.no_grad():
+            torch.testing.assert_close(seen[-1], space.prune(c).eval()(X))
+        Counted.passes = now
+    assert Counted.passes - before == passes
+    assert Registered.known == known
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.read, self.remember = Counted(), kind(6, 8, 2, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.remember(self.read(x))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_shared(kind: type[nn.RNNBase]) -> None:
+    x = X.reshape(4, 4, 6)
+    space = PruningSpace(randomise(Recurrent(kind)).eval(), (x,))
+    assert "remember" in [group.name.split(".")[0] for group in space.groups]
+    assert_like_the_removed_network(space, [(x,)])
+    objective = PruningObjective(space, Seen((x,)))
+    evaluate(objective, {name: 0.0 for name in space.distributions})
+    passes = Counted.passes
+    for c in candidates(space, 5):
+        evaluate(objective, c)
+    assert Counted.passes == passes
 
 
 class Encoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from optuna_softprune.evaluation._watch import Watch
 
 CANDIDATE = "_softprune_candidate"
+# Of a lazy class: method and arguments -> whether the user's own method does nothing to a module as it is made.
+STILL = "_softprune_still"
 
 
 class LazyCandidate:
@@ -41,6 +44,15 @@ class LazyCandidate:
         self.make, self.forward, self.device, self.first, self.watch = make, forward, device, first, watch
         self.shown: nn.Parameter | None = None
 
+    def lies_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether `to(*args, **kwargs)` asks for the device that the weights lie on, and nothing else."""
+        return (
+            not kwargs
+            and len(args) == 1
+            and isinstance(args[0], (str, torch.device))
+            and torch.device(args[0]) == self.device
+        )
+
     def show(self) -> nn.Parameter | None:
         """Return the first parameter, for who only wants to know a device or a dtype."""
         if self.shown is None and self.first is not None:
@@ -64,11 +76,12 @@ class LazyCandidate:
 def lazy_class(kind: type[nn.Module]) -> type[nn.Module] | None:
     """Return the class of lazy modules of `kind`, or None if `kind` is called or looked at in ways of its own.
 
-    Calling one, asking for eval mode, for its device (`to`) or for the device or dtype of its first parameter needs
-    no module. Whatever else is asked makes it the removed module, an instance of `kind` itself, from then on.
+    Calling one, asking for eval mode, for its device (`to`) or for the device or dtype of its first parameter, by
+    properties of its class too, needs no module. Whatever else is asked makes it the removed module, an instance of
+    `kind` itself, from then on.
     """
     own = {name for base in kind.__mro__ if base not in (nn.Module, object) for name in vars(base)}
-    if own & {"__call__", "__getattribute__", "__init_subclass__", "__slots__", "eval", "train", "to", "parameters"}:
+    if own & {"__call__", "__getattribute__", "__slots__", "parameters"}:
         return None
     methods = {
         "__getattribute__": _getattribute,
@@ -80,9 +93,11 @@ def lazy_class(kind: type[nn.Module]) -> type[nn.Module] | None:
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
+        STILL: {},
     }
     metaclass: Any = type(kind)
-    made: type[nn.Module] = metaclass(kind.__name__, (kind,), methods)
+    made: type[nn.Module] = metaclass(kind.__name__, (nn.Module,), methods)
+    made.__bases__ = (kind,)  # by now: so its `__init_subclass__` does not hear of it
     return made
 
 
@@ -98,12 +113,17 @@ def _candidate(module: nn.Module) -> LazyCandidate | None:
     return held
 
 
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """Return the user's own class of a lazy module."""
+    kind: type[nn.Module] = type(module).__mro__[1]
+    return kind
+
+
 def _become_real(module: nn.Module) -> None:
     candidate = _candidate(module)
     if candidate is None:
         return
-    kind = type(module).__mro__[1]
-    real = candidate.made()
+    kind, real = _kind(module), candidate.made()
     candidate.watch.on(real)
     object.__setattr__(module, "__dict__", real.__dict__)
     object.__setattr__(module, "__class__", kind)
@@ -117,8 +137,9 @@ def _getattribute(self: nn.Module, name: str) -> Any:
         if name == "training":
             return False
         if name == "__class__":  # `isinstance` asks for it
-            return type(self).__mro__[1]
-        if name not in ("eval", "train", "to", "parameters", "__call__"):
+            return _kind(self)
+        is_property = isinstance(inspect.getattr_static(_kind(self), name, None), property)  # sees what it asks for
+        if not is_property and name not in ("eval", "train", "to", "parameters", "__call__"):
             _become_real(self)
             return getattr(self, name)
     return object.__getattribute__(self, name)
@@ -137,29 +158,48 @@ def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _eval(self: nn.Module) -> nn.Module:
-    return self.train(False)
+    return _unless_still(self, "eval", (), {})
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:
-    if mode or _candidate(self) is None:
-        _become_real(self)
-        self.train(mode)
-    return self
+    return _unless_still(self, "train", (mode,), {})
 
 
 def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    candidate = _candidate(self)
-    same = (
-        candidate is not None
-        and not kwargs
-        and len(args) == 1
-        and isinstance(args[0], (str, torch.device))
-        and torch.device(args[0]) == candidate.device
-    )
-    if not same:
-        _become_real(self)
-        self.to(*args, **kwargs)
-    return self
+    return _unless_still(self, "to", args, kwargs)
+
+
+def _unless_still(module: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> nn.Module:
+    """Call a method on the removed module, unless it does nothing to that as it is made."""
+    candidate = _candidate(module)
+    if candidate is not None:
+        asks = candidate.lies_on(args, kwargs) if method == "to" else args in ((), (False,))
+        if asks and _is_still(module, candidate, method, args):
+            return module
+    _become_real(module)
+    made: nn.Module = getattr(module, method)(*args, **kwargs)
+    return made
+
+
+def _is_still(module: nn.Module, candidate: LazyCandidate, method: str, args: tuple[Any, ...]) -> bool:
+    """Whether a method of torch's, or of the class itself, does nothing; one of the class is tried once."""
+    kind = _kind(module)
+    if getattr(kind, method) is getattr(nn.Module, method):  # `eval` asks for `train`
+        return method != "eval" or _is_still(module, candidate, "train", (False,))
+    tried: dict[Any, bool] = getattr(type(module), STILL)
+    key = (method, *map(str, args))
+    if key not in tried:
+        real = candidate.make()
+        before = _identity(real)
+        tried[key] = getattr(real, method)(*args) is real and _identity(real) == before
+    return tried[key]
+
+
+def _identity(model: nn.Module) -> list[Any]:
+    """Return what identifies the attributes and tensors of a module."""
+    tensors = [(id(each), each.data_ptr()) for each in (*model.parameters(), *model.buffers())]
+    attributes = [(id(module), name, id(each)) for module in model.modules() for name, each in vars(module).items()]
+    return [tensors, attributes]
 
 
 def _parameters(self: nn.Module, recurse: bool = True) -> Iterator[Tensor]:
