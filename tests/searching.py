@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from optuna_softprune import (
+    Calibration,
+    LeastSquares,
     PruningObjective,
     PruningSpace,
     SparsityConstraint,
@@ -50,19 +52,27 @@ WIDTHS = {
 def searched(
     kind: str, *, seconds: float = 0.005, interruption: type[BaseException] | None = None
 ) -> tuple[PruningObjective, BaseSampler]:
-    """Return the objective and the sampler of a small network's search; the metric may be interrupted at its third."""
+    """Return the objective and the sampler of a small network's search; the metric may be interrupted at its third.
+
+    The network of a kind that ends in " refitted" has batch norms, and is refitted.
+    """
     calls = itertools.count()
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    kind, _, refitted = kind.partition(" ")
     widths = (6, *WIDTHS[kind], 6)
-    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    norm = nn.BatchNorm1d if refitted else nn.Identity
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), norm(b), nn.Tanh())]
     model = randomise(nn.Sequential(*layers[:-1]))
-    space = PruningSpace(model, (x,))
+    calibration = Calibration([(torch.randn(32, 6, generator=torch.Generator().manual_seed(i)),) for i in (1, 2)])
+    reconstruction = LeastSquares(calibration) if refitted else None
+    space = PruningSpace(model, (x,), reconstruction=reconstruction)
 
     def metric(small: nn.Module) -> float:
         time.sleep(seconds)
         if interruption is not None and next(calls) == 2:
             raise interruption
-        return -(small(x) - model(x)).square().mean().item()
+        with torch.set_grad_enabled(not refitted):
+            return -(small(x) - model(x)).square().mean().item()
 
     constraint = SparsityConstraint(space, 0.5, tolerance=0.02)
     samplers: dict[str, Callable[[], BaseSampler]] = {

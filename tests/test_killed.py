@@ -132,7 +132,7 @@ STORAGES = ("journal", "sqlite", "postgresql", "mysql", "redis", "grpc")
 
 
 def ends_well(storage: str, kind: str, *, workers: int, kills: int, total: int) -> None:
-    if kind == "grid":
+    if kind.startswith("grid"):
         whole_grid(storage, workers=workers, kills=kills, total=total)
     elif kind == "tpe":
         whole_search(storage, workers=workers, kills=kills, total=total)
@@ -149,6 +149,7 @@ def ends_well(storage: str, kind: str, *, workers: int, kills: int, total: int) 
         ("mysql", "grid"),
         ("redis", "fd"),
         ("grpc", "tpe"),
+        ("journal", "fd refitted"),
     ],
     indirect=["address"],
 )
@@ -162,3 +163,10 @@ def test_a_few_kills(address: str, kind: str) -> None:
 def test_many_kills(address: str, kind: str, workers: int) -> None:
     kills = 10 if address.startswith(("mysql", "redis", "grpc")) else 50
     ends_well(address, kind, workers=workers, kills=kills, total=LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["journal", "postgresql"], indirect=True)
+@pytest.mark.parametrize(("kind", "workers"), [("grid refitted", 2), ("fd refitted", 2)])
+def test_kills_of_refitted_searches(address: str, kind: str, workers: int) -> None:
+    ends_well(address, kind, workers=workers, kills=10, total=LONG)
