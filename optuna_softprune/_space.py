@@ -23,7 +23,7 @@ from optuna_softprune._space_arguments import (
     warn_of_unused,
 )
 from optuna_softprune._table import SpaceTable, Totals
-from optuna_softprune.coefficients import COUNTED, Count, Lattice, Of, mac_count, parameter_count
+from optuna_softprune.coefficients import COUNTED, Count, Lattice, Of, mac_count, parameter_count, removable
 from optuna_softprune.evaluation import Candidate, Evaluator
 from optuna_softprune.graph import (
     REST,
@@ -44,7 +44,7 @@ from optuna_softprune.graph import (
 )
 from optuna_softprune.importance import Importance, Magnitude, checked_scores
 from optuna_softprune.reconstruction import LeastSquares, Sliced
-from optuna_softprune.removal import Verifier, protect_what_fails, remove
+from optuna_softprune.removal import Verifier, prove, remove
 
 if TYPE_CHECKING:
     import optuna
@@ -123,12 +123,14 @@ class PruningSpace:
             self._example,
             components,
             lambda network: reasons_of_settings(network, ignored, round_to, min_units),
+            lambda size: size - removable(size, round_to, min_units)[::-1],
         )
         warn_of_unused(self._network, self._model)
         if not self._network.groups:
             raise_nothing_to_prune(self._network)
         sizes = {group.name: group.size for group in self.groups}
-        self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units)
+        least = {group.name: group.least for group in self.groups}
+        self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units, least=least)
         names = [name for name, _ in self._model.named_parameters()]
         self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
         self._parts = parts(self._model, self._network, components)
@@ -330,8 +332,12 @@ def _proven_network(
     example: tuple[tuple[Any, ...], Mapping[str, Any]],
     components: Mapping[str, nn.Module],
     protect: Callable[[Network], dict[str, str]],
+    levels: Callable[[int], IntArray],
 ) -> Network:
-    """Return the groups of `model` that `protect` does not rule out, verified in the best precision it runs in."""
+    """Return the groups of `model` that `protect` does not rule out, verified in the best precision it runs in.
+
+    Of a group's units as many may be kept as `levels` says, ascending.
+    """
     refused: ExportError | None = None
     for dtype in WORKING_DTYPES:
         try:
@@ -342,7 +348,7 @@ def _proven_network(
             def proven(stated: Mapping[StatedSize, int]) -> tuple[Network, Network]:
                 network = discover(model, exported, components, stated)  # noqa: B023
                 offered = network.without(protect(network))
-                return offered, protect_what_fails(verifier, offered)  # noqa: B023
+                return offered, prove(verifier, offered, levels)  # noqa: B023
 
             stated = stated_sizes(working, *inputs)
             offered, network = proven(stated)

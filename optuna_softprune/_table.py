@@ -90,18 +90,28 @@ class SpaceTable:
             found.append((reason, first + (f" and {len(more)} more" if more else "")))
         return found
 
+    def bounded(self) -> list[str]:
+        """Return which groups must keep more than one unit, and why."""
+        return [
+            f"{group.name} keeps at least {group.least} units: {group.why_least}"
+            for group in self.network.groups
+            if group.least > 1
+        ]
+
     def text(self) -> str:
         """Return the table as aligned text."""
         protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
         table = _aligned([COLUMNS, *self.rows()], "<<>>>")
-        return "\n".join([self.title(), *table, "protected", *protected, *self.weights])
+        bounded = [f"  {line}" for line in self.bounded()]
+        head = ["bounded"] if bounded else []
+        return "\n".join([self.title(), *table, *head, *bounded, "protected", *protected, *self.weights])
 
     def html(self) -> str:
         """Return the table for a notebook."""
         head = "".join(f"<th>{name}</th>" for name in COLUMNS)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
-        weights = "".join(f"<br>{html.escape(line)}" for line in self.weights)
+        weights = "".join(f"<br>{html.escape(line)}" for line in [*self.bounded(), *self.weights])
         return (
             f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
             f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"

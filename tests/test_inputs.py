@@ -207,7 +207,7 @@ def test_layer_used_under_no_grad_is_seen() -> None:
     assert [group.name for group in space.groups] == ["stem", "hidden"]
 
 
-def test_verification_runs_the_removed_network_twice_when_nothing_fails() -> None:
+def test_verification_runs_three_removed_networks_on_two_inputs_each_when_nothing_fails() -> None:
     calls = []
 
     class Counted(nn.Module):
@@ -216,12 +216,16 @@ def test_verification_runs_the_removed_network_twice_when_nothing_fails() -> Non
             self.layers = chain()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            calls.append(self.layers[0].out_features)
+            calls.append((self.layers[0].out_features, x.is_meta))
             y: torch.Tensor = self.layers(x)
             return y
 
     PruningSpace(Counted().eval(), (X,))
-    original, its_copy, exported, *removed = calls
-    assert original == its_copy == exported == 6
-    assert len(removed) == 2
+    original, its_copy, exported, read, *others = calls
+    assert original == its_copy == exported == read == (6, False)
+    without_data = [width for width, is_meta in others if is_meta]
+    assert len(without_data) == 3
+    removed = [width for width, is_meta in others if not is_meta]
+    assert len(removed) == 6
     assert all(width < 6 for width in removed)
+    assert min(removed) == 1

@@ -39,12 +39,18 @@ class Lattice:
         object.__setattr__(self, "_middles", tuple((levels[1:] + levels[:-1]) / 2 for levels in self.levels))
 
     @classmethod
-    def of(cls, sizes: Mapping[str, int], *, round_to: int, min_units: int) -> Lattice:
-        """Return the lattice in which a group keeps all its units, or a multiple of `round_to`, but `min_units`."""
+    def of(
+        cls, sizes: Mapping[str, int], *, round_to: int, min_units: int, least: Mapping[str, int] | None = None
+    ) -> Lattice:
+        """Return the lattice in which a group keeps all its units, or a multiple of `round_to`, but `min_units`.
+
+        Where `least` (group name -> units) says more, a group keeps that many.
+        """
+        least = {} if least is None else least
         return cls(
             names=tuple(sizes),
             sizes=np.array(list(sizes.values()), np.int64),
-            levels=tuple(removable(size, round_to, min_units) for size in sizes.values()),
+            levels=tuple(removable(size, round_to, max(min_units, least.get(name, 1))) for name, size in sizes.items()),
         )
 
     def removed(self, coefficients: FloatArray) -> IntArray:

@@ -20,7 +20,7 @@ from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.evaluation._watch import Watch
 from optuna_softprune.graph import first_line, map_tensors, tensors
 from optuna_softprune.reconstruction import Solutions
-from optuna_softprune.removal import random_parts, remove
+from optuna_softprune.removal import random_part, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -243,7 +243,7 @@ class Evaluator:
     def _proven(self, sharing: Sharing, flat: Sequence[Any], call: tuple[Any, Any], mode: Hashable) -> _Way:
         """Compare the program and the module with about half of all units removed."""
         exported = self._network.exported
-        _, kept = random_parts(self._network, self._network.groups)
+        kept = random_part(self._network)
         some = Candidate.of(self._network, kept)
         args, kwargs = map_tensors(call, torch.clone)
         devices = [self._device] if self._device is not None and self._device.type == "cuda" else []

@@ -58,6 +58,8 @@ class Group:
         components: Names of the components that its slices lie in; more than one: a coupling group of them.
         slices: What is cut, in execution order.
         first_unit: Number of its unit 0 among all units of the network.
+        least: Units that it must keep for the forward pass to be the same.
+        why_least: Why these; empty if one unit is enough.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Group:
     components: tuple[str, ...]
     slices: tuple[Slices, ...] = field(repr=False)
     first_unit: int = field(repr=False)
+    least: int = field(default=1, repr=False)
+    why_least: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +143,50 @@ class Network:
             kept.append(replace(group, first_unit=start))
             start += group.size
         order = {name: i for i, name in enumerate(self.shapes)}
+        new_protected.sort(key=lambda each: (order[each.tensor], each.axis))
+        return replace(self._renumbered(renumber, kept), protected=tuple(new_protected))
+
+    def bounded(self, least: Mapping[str, tuple[int, str]]) -> Network:
+        """Return the network in which some groups keep at least so many units: group name -> (units, why)."""
+        groups = [
+            replace(group, least=least[group.name][0], why_least=least[group.name][1]) if group.name in least else group
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+    def joined(self, sets: Sequence[Sequence[str]]) -> Network:
+        """Return the network in which groups of one size that must keep equally many units are one group.
+
+        Unit u of the one group is unit u of each. It has the name of the first.
+        """
+        if not sets:
+            return self
+        found = {group.name: group for group in self.groups}
+        follows = {name: names[0] for names in sets for name in names[1:]}
+        renumber = np.full(self.units + 1, FIXED)
+        kept: list[Group] = []
+        start = 0
+        for group in self.groups:
+            if group.name not in follows:
+                renumber[group.first_unit : group.first_unit + group.size] = np.arange(start, start + group.size)
+                kept.append(replace(group, first_unit=start))
+                start += group.size
+        place = {group.name: i for i, group in enumerate(kept)}
+        for name, first in follows.items():
+            other, one = found[name], kept[place[first]]
+            renumber[other.first_unit : other.first_unit + other.size] = one.first_unit + np.arange(one.size)
+            kept[place[first]] = replace(
+                one,
+                components=tuple(dict.fromkeys([*one.components, *other.components])),
+                slices=_united([*one.slices, *other.slices]),
+            )
+        return self._renumbered(renumber, kept)
+
+    def _renumbered(self, renumber: Units, groups: Sequence[Group]) -> Network:
+        """Return the network with other groups; `renumber` gives the new number of each unit, and `FIXED` at -1."""
         return replace(
             self,
-            groups=tuple(kept),
-            protected=tuple(sorted(new_protected, key=lambda each: (order[each.tensor], each.axis))),
+            groups=tuple(groups),
             tensors=that_shrink({key: renumber[units] for key, units in self.tensors.items()}),
             attributes=that_shrink({key: renumber[units] for key, units in self.attributes.items()}),
             nodes={
@@ -156,6 +200,19 @@ def kept_indices(units: Units, kept: Kept) -> Kept:
     """Return for each index of an axis whether it stays; `kept` has a flag for each unit of the network."""
     stays: Kept = kept[units] | (units == FIXED)
     return stays
+
+
+def _united(slices: Sequence[Slices]) -> tuple[Slices, ...]:
+    """Return slices with one for each axis of a tensor."""
+    united: dict[tuple[str, int], Slices] = {}
+    for each in slices:
+        key = (each.tensor, each.axis)
+        if key in united:
+            indices = np.concatenate([united[key].indices, each.indices], axis=1)
+            united[key] = replace(each, indices=np.sort(indices, axis=1))
+        else:
+            united[key] = each
+    return tuple(united.values())
 
 
 def that_shrink(axes: Mapping[_Key, Units]) -> dict[_Key, Units]:

@@ -1,12 +1,13 @@
 """From units removed to a new, smaller module, and the proof that it is the right one."""
 
+from optuna_softprune.removal._prove import prove, random_part
 from optuna_softprune.removal._remove import remove
-from optuna_softprune.removal._verify import Verifier, protect_what_fails, random_parts, tolerance
+from optuna_softprune.removal._verify import Verifier, tolerance
 
 __all__ = [
     "Verifier",
-    "protect_what_fails",
-    "random_parts",
+    "prove",
+    "random_part",
     "remove",
     "tolerance",
 ]

@@ -1,18 +1,15 @@
-"""Removed = masked: the smaller module against the masked graph, in working precision on the CPU."""
+"""Removed against masked: the smaller module and the masked graph, in working precision on the CPU."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from optuna_softprune._errors import ExportError, VerificationWarning
-from optuna_softprune.graph import first_line, map_tensors, to_working, user_line
+from optuna_softprune.graph import map_tensors, to_working
 from optuna_softprune.removal._masked import masked_outputs
 from optuna_softprune.removal._remove import remove
 
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from optuna_softprune.graph import Group, Kept, Network
+    from optuna_softprune.graph import Kept, Network
 
 
 # Standard deviation of what is added to the example inputs, relative to theirs.
@@ -34,7 +31,7 @@ class Comparison(NamedTuple):
     """How a removed network compares with the masked one.
 
     Attributes:
-        error: The largest difference of an output, relative to how far the masked output moves between two inputs:
+        error: The largest difference of an output, relative to how far it moves between two inputs:
             a network whose output does not move cannot pass for right.
         response: How far the outputs move between two inputs, relative to their size.
     """
@@ -57,23 +54,30 @@ class Verifier:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def compare(self, network: Network, kept: Kept) -> Comparison:
-        """Compare the network without the units that are not kept with the masked one, in three forward passes.
+    def compare(self, network: Network, kept: Kept, draw: int = 0) -> Comparison:
+        """Compare the network without the units that are not kept with the masked one.
 
-        The random state of the CPU is put back; that of other devices is never touched.
+        The removed network runs first, and tells on other inputs how far outputs move. The random state of the CPU is
+        put back; that of other devices is never touched.
+
+        Args:
+            network: The groups.
+            kept: Shape (units,): whether each unit stays.
+            draw: Which inputs near the example's, and which random state, are taken.
 
         Raises:
             Exception: What the removed network's forward pass raises.
         """
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for noise in (NOISE, 0.0):  # where noise leaves the domain of the network, the example itself
-                inputs = self._inputs(network, noise, seed=1)
-                masked = self._masked(network, kept, inputs)
+                inputs = self._inputs(network, noise, 2 * draw + 1)
+                small = remove(self.model, network, kept, share=True)
+                removed = self._returned(small, network, inputs, draw)
+                masked = self._masked(network, kept, inputs, draw)
                 if all(bool(torch.isfinite(output).all()) for output in _floating(masked)):
                     break
-            removed = self._removed(network, kept, inputs)
-            moved = self._masked(network, kept, self._inputs(network, NOISE, seed=2))
-        scales, response = _scales(masked, moved)
+            moved = self._returned(small, network, self._inputs(network, NOISE, 2 * draw + 2), draw)
+        scales, response = _scales(removed, moved)
         return Comparison(_error(removed, masked, scales), response)
 
     def _inputs(self, network: Network, noise: float, seed: int) -> tuple[Any, Any]:
@@ -91,16 +95,15 @@ class Verifier:
         inputs: tuple[Any, Any] = map_tensors((self.args, dict(self.kwargs)), near)
         return inputs
 
-    def _masked(self, network: Network, kept: Kept, inputs: tuple[Any, Any]) -> list[Any]:
-        torch.default_generator.manual_seed(0)
+    def _masked(self, network: Network, kept: Kept, inputs: tuple[Any, Any], seed: int) -> list[Any]:
+        torch.default_generator.manual_seed(seed)
         return masked_outputs(self.model, network, kept, network.exported.flatten_inputs(inputs))
 
-    def _removed(self, network: Network, kept: Kept, inputs: tuple[Any, Any]) -> list[Any]:
-        exported = network.exported
-        small = remove(self.model, network, kept, share=True)
+    @staticmethod
+    def _returned(small: nn.Module, network: Network, inputs: tuple[Any, Any], seed: int) -> list[Any]:
         args, kwargs = map_tensors(inputs, torch.clone)
-        torch.default_generator.manual_seed(0)
-        return exported.flatten_outputs(small(*args, **kwargs))
+        torch.default_generator.manual_seed(seed)
+        return network.exported.flatten_outputs(small(*args, **kwargs))
 
 
 def _floating(outputs: Sequence[Any]) -> list[Tensor]:
@@ -149,78 +152,3 @@ def tolerance(network: Network) -> float:
         if isinstance(value, Tensor) and value.is_floating_point():
             dtypes.append(value.dtype)
     return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
-
-
-def protect_what_fails(verifier: Verifier, network: Network) -> Network:
-    """Return the network with every group protected that, removed, is not what it is masked.
-
-    All groups are tried together: one unit of each, then a random part of each, about half. Only if that fails they
-    are bisected: a part is accepted if it works together with what was accepted before.
-
-    Raises:
-        ExportError: If the graph computes something else than the network with nothing removed.
-    """
-    accepted: list[Group] = []
-    reasons: dict[str, str] = {}
-
-    def accept(groups: Sequence[Group]) -> None:
-        failure = _failure(verifier, network, [*accepted, *groups])
-        if not failure:
-            accepted.extend(groups)
-        elif len(groups) == 1:
-            reasons[groups[0].name] = failure
-        else:
-            middle = len(groups) // 2
-            accept(groups[:middle])
-            accept(groups[middle:])
-
-    if network.groups and _failure(verifier, network, network.groups):
-        _expect_dense_network_to_agree(verifier, network)
-        accept(network.groups)
-    return network.without(reasons)
-
-
-def random_parts(network: Network, groups: Sequence[Group]) -> tuple[Kept, Kept]:
-    """Return two masks: without one unit of each of `groups`, and without about half of each."""
-    random = np.random.default_rng(0)
-    one, many = np.ones(network.units, bool), np.ones(network.units, bool)
-    for group in groups:
-        order = group.first_unit + random.permutation(group.size)
-        one[order[:1]] = False
-        # Half of them, more or less: equal groups must not lose equal numbers.
-        many[order[: random.integers(group.size // 4, group.size - group.size // 4 - 1, endpoint=True)]] = False
-    return one, many
-
-
-def _failure(verifier: Verifier, network: Network, groups: Sequence[Group]) -> str:
-    """Return what goes wrong when units of `groups` are removed, or an empty string."""
-    try:
-        comparisons = [verifier.compare(network, kept) for kept in random_parts(network, groups)]
-    except Exception as failure:
-        line = user_line(failure)
-        return f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"
-    error = max(comparison.error for comparison in comparisons)
-    if not error <= tolerance(network):
-        return (
-            f"the removed network is not the masked one (relative error {error:.1g}): "
-            "a size or a position is fixed in the forward pass"
-        )
-    response = comparisons[0].response
-    if response < LEAST_RESPONSE:
-        warnings.warn(
-            "The output hardly moves with the input, so it could hardly be tested that removing units equals masking "
-            f"them (it moves by {response:.1g} of its size): give trained weights, and example inputs like real ones.",
-            VerificationWarning,
-            stacklevel=2,
-        )
-    return ""
-
-
-def _expect_dense_network_to_agree(verifier: Verifier, network: Network) -> None:
-    problem = _failure(verifier, network, [])
-    if problem:
-        raise ExportError(
-            "Expected the exported graph to compute what the network computes, but with nothing removed "
-            f"{problem}. Randomness, state or a branch on Python values in the forward pass is fixed by "
-            "`torch.export`: take it out of the network that is pruned."
-        )

@@ -13,7 +13,7 @@ import torchvision
 
 from optuna_softprune import PruningSpace
 from optuna_softprune.graph import discover, export, working_copy
-from optuna_softprune.removal import Verifier, protect_what_fails
+from optuna_softprune.removal import Verifier, prove
 from optuna_softprune.testing import randomise
 from studies.rows import write
 
@@ -60,7 +60,7 @@ def measure(name: str, side: int, repeats: int) -> dict[str, Any]:
     export_s = seconds(lambda: torch.export.export(working, (x.double(),)), repeats)
     discovery_s = seconds(lambda: discover(model, exported, {}), repeats)
     forward_s = seconds(forward, 3 * repeats)
-    verification_s = seconds(lambda: protect_what_fails(Verifier(working, (x,), {}), network), repeats)
+    verification_s = seconds(lambda: prove(Verifier(working, (x,), {}), network), repeats)
     space = PruningSpace(model, (x,))
     most = {group: found.high for group, found in space.distributions.items()}
     return {

@@ -1,0 +1,216 @@
+"""Removed = masked, for every candidate: what has to be coupled, bounded or protected for it.
+
+Sizes are proven on shapes alone (`_fit`), decisions by widths by arithmetic (`_branches`). What is left is values: the
+removed network against the masked one where groups keep different numbers of units, where they keep equally many,
+and where they keep the fewest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optuna_softprune._errors import ExportError, VerificationWarning
+from optuna_softprune.graph import first_line, user_line
+from optuna_softprune.removal._branches import keep_branches
+from optuna_softprune.removal._findings import Findings
+from optuna_softprune.removal._fit import let_any_widths_fit, let_fewest_fit
+from optuna_softprune.removal._shapes import Shapes
+from optuna_softprune.removal._verify import LEAST_RESPONSE, tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from optuna_softprune.graph import Group, Kept, Network
+    from optuna_softprune.removal._findings import Levels
+    from optuna_softprune.removal._verify import Comparison, Verifier
+    from optuna_softprune.removal._widths import IntArray
+
+    # Line of code -> names of the groups whose width it makes a number of.
+    Uses = Mapping[str, frozenset[str]]
+
+
+def all_levels(size: int) -> IntArray:
+    """Return that a group may keep any number of its units but none."""
+    return np.arange(1, size + 1)
+
+
+def prove(verifier: Verifier, network: Network, levels: Levels = all_levels) -> Network:
+    """Return the network in which every candidate, removed, is what it is masked.
+
+    Groups that must keep equally many units are joined, those that must keep several say how many, and a group that
+    makes the removed network fail, or another than the masked one, is protected with the reason.
+
+    Args:
+        verifier: The dense network and its example.
+        network: The groups that discovery found.
+        levels: Units of a group -> how many of them a candidate may keep, ascending, all of them last.
+
+    Raises:
+        ExportError: If the graph computes something else than the network with nothing removed.
+    """
+    if not network.groups:
+        return network
+    shapes = None
+    # A network may need values, or operations that have no form without; values alone then tell.
+    with contextlib.suppress(Exception):
+        shapes = Shapes(verifier.model, verifier.args, verifier.kwargs, network)
+    if shapes is None:
+        return _with_equal_values(verifier, network, levels, {})
+    findings, uses = _fitting(verifier, shapes, levels)
+    return _with_equal_values(verifier, findings.applied(), levels, uses)
+
+
+def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findings, Uses]:
+    """Return what sizes alone demand, and the lines that make numbers of widths."""
+    network = shapes.network
+    names = [group.name for group in network.groups]
+    findings = Findings(network, levels)
+
+    def harm(kept: dict[int, int], found: Findings) -> str:
+        widths = found.widths(kept)
+        if problem := shapes.at(widths).problem:
+            return problem
+        chosen = random_units(network, dict(zip(names, widths.tolist(), strict=True)))
+        return _problem(verifier, network, chosen)
+
+    uses: Uses = {}
+    while (fits := let_any_widths_fit(shapes, findings)) and let_fewest_fit(shapes, findings):
+        notes = fits.notes
+        uses = {line: frozenset(names[each] for each in groups) for line, groups in notes.uses.items()}
+        if not keep_branches(notes.branches.values(), findings, harm):
+            break
+    return findings, uses
+
+
+def apart(groups: Iterable[Group], levels: Levels = all_levels) -> dict[str, int]:
+    """Return units kept by group name, about half of each; groups of one size keep different numbers where they can."""
+    random = np.random.default_rng(0)
+    kept: dict[str, int] = {}
+    taken: dict[int, set[int]] = {}
+    for group in groups:
+        allowed = _allowed(group, levels)
+        middle = allowed[(4 * allowed > group.size) & (4 * allowed < 3 * group.size)]
+        middle = middle if len(middle) else allowed[:-1] if len(allowed) > 1 else allowed
+        used = taken.setdefault(group.size, set())
+        fresh = [count for count in middle.tolist() if count not in used]
+        kept[group.name] = int(random.choice(fresh or middle))
+        used.add(kept[group.name])
+    return kept
+
+
+def alike(groups: Sequence[Group], levels: Levels) -> dict[str, int]:
+    """Return units kept by group name: all groups as wide as the narrowest can be, as far as they can."""
+    common = max(1, min(group.size for group in groups) - 1)
+    allowed = {group.name: _allowed(group, levels) for group in groups}
+    return {name: int(each[np.searchsorted(each, common).clip(max=len(each) - 1)]) for name, each in allowed.items()}
+
+
+def fewest(groups: Iterable[Group], levels: Levels) -> dict[str, int]:
+    """Return units kept by group name: as few as they can."""
+    return {group.name: int(_allowed(group, levels)[0]) for group in groups}
+
+
+def _allowed(group: Group, levels: Levels) -> IntArray:
+    found = levels(group.size)
+    allowed: IntArray = found[found >= group.least]
+    return allowed
+
+
+def random_units(network: Network, kept: Mapping[str, int]) -> Kept:
+    """Return which units stay (units,) if so many random ones of some groups do; the other groups are whole."""
+    random = np.random.default_rng(0)
+    stays = np.ones(network.units, bool)
+    for group in network.groups:
+        order = group.first_unit + random.permutation(group.size)
+        stays[order[kept.get(group.name, group.size) :]] = False
+    return stays
+
+
+def random_part(network: Network) -> Kept:
+    """Return which units stay (units,) if a random part of each group does, about half."""
+    return random_units(network, apart(network.groups))
+
+
+def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, uses: Uses) -> Network:
+    """Return the network with every group protected that, removed, is not what it is masked.
+
+    All groups are tried together. If that fails, those are blamed whose width becomes a number at some line; only what
+    that does not explain is bisected: a part is accepted if it works together with what was accepted before.
+    """
+    accepted: list[Group] = []
+    reasons: dict[str, str] = {}
+
+    def accept(groups: Sequence[Group], whole: bool = False) -> None:
+        if not groups:
+            return
+        failure = _failure(verifier, network, [*accepted, *groups], levels)
+        if not failure:
+            accepted.extend(groups)
+        elif whole or len(groups) == 1:
+            reasons.update((group.name, failure) for group in groups)
+        else:
+            middle = len(groups) // 2
+            accept(groups[:middle])
+            accept(groups[middle:])
+
+    if network.groups and _failure(verifier, network, network.groups, levels):
+        _expect_dense_network_to_agree(verifier, network)
+        used = frozenset().union(*uses.values())
+        accept([group for group in network.groups if group.name not in used])
+        for names in uses.values():
+            known = {*reasons, *(group.name for group in accepted)}
+            accept([group for group in network.groups if group.name in names - known], whole=True)
+    return network.without(reasons)
+
+
+def _failure(verifier: Verifier, network: Network, groups: Sequence[Group], levels: Levels) -> str:
+    """Return what goes wrong when units of `groups` are removed, or an empty string."""
+    draws = (apart(groups, levels), alike(groups, levels), fewest(groups, levels))
+    for draw, kept in enumerate(draws):
+        if problem := _problem(verifier, network, random_units(network, kept), draw):
+            return problem
+    return ""
+
+
+def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) -> str:
+    """Return in what the removed network is not the masked one, or an empty string."""
+    try:
+        comparison = verifier.compare(network, kept, draw)
+    except Exception as failure:
+        line = user_line(failure)
+        return f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"
+    if not comparison.error <= tolerance(network):
+        return (
+            f"the removed network is not the masked one (relative error {comparison.error:.1g}): "
+            "a size or a position is fixed in the forward pass"
+        )
+    if draw == 0:
+        _warn_of_little_response(verifier, network, comparison)
+    return ""
+
+
+def _warn_of_little_response(verifier: Verifier, network: Network, comparison: Comparison) -> None:
+    response = comparison.response
+    if response < LEAST_RESPONSE:  # of a random half; the dense network tells whether that is the network's way
+        response = verifier.compare(network, np.ones(network.units, bool)).response
+    if response < LEAST_RESPONSE:
+        warnings.warn(
+            "The output hardly moves with the input, so it could hardly be tested that removing units equals masking "
+            f"them (it moves by {response:.1g} of its size): give trained weights, and example inputs like real ones.",
+            VerificationWarning,
+            stacklevel=2,
+        )
+
+
+def _expect_dense_network_to_agree(verifier: Verifier, network: Network) -> None:
+    problem = _problem(verifier, network, np.ones(network.units, bool), draw=1)
+    if problem:
+        raise ExportError(
+            "Expected the exported graph to compute what the network computes, but with nothing removed "
+            f"{problem}. Randomness, state or a branch on Python values in the forward pass is fixed by "
+            "`torch.export`: take it out of the network that is pruned."
+        )

@@ -1,0 +1,267 @@
+"""Forward passes of a smaller network without data: which sizes fit, and which lines of code decide by sizes."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from optuna_softprune.graph import FIXED, copy_with, first_line, map_tensors, tensors, to_working, user_line
+from optuna_softprune.removal._widths import Expression, Notes, Width, calling_line, primes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from optuna_softprune.graph import Network, Units
+    from optuna_softprune.removal._widths import IntArray
+
+    Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+# Above what most sizes of a network are that are no widths.
+LEAST_PRIME = 4099
+DRAWS = 16  # of primes, until all lengths differ
+_SHAPE: Any = torch.Tensor.shape
+SHAPES = frozenset({_SHAPE.__get__, torch.Tensor.size})
+NUMBERS = frozenset({torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
+ARITHMETIC = frozenset(["add", "sub", "mul", "div", "truediv", "rtruediv", "rmul", "radd", "rsub", "pow", "rpow"])
+
+
+class Pass(NamedTuple):
+    """What a forward pass without data showed.
+
+    Attributes:
+        problem: Why it failed; empty if it did not.
+        groups: Groups (positions) whose widths the operation that failed was given.
+        operations: How many operations were called.
+        given: Number of an operation -> groups whose widths it was given; holds until the next pass.
+        notes: What the code did with widths.
+    """
+
+    problem: str
+    groups: frozenset[int]
+    operations: int
+    given: Callable[[int], frozenset[int]]
+    notes: Notes
+
+
+class Shapes:
+    """The network on torch's meta device, where tensors have sizes but no values.
+
+    Args:
+        model: The dense network in working precision, in eval mode; it is only read.
+        args: The example's positional inputs.
+        kwargs: Its keyword inputs.
+        network: The groups.
+
+    Raises:
+        Exception: What the dense network raises there.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], network: Network) -> None:
+        self.network = network
+        self.sizes = np.array([group.size for group in network.groups], np.int64)
+        self._group_of = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        self._axes = {place: self._form(units) for place, units in network.tensors.items()}
+        self._attributes = {place: self._form(units) for place, units in network.attributes.items()}
+        forms = [*self._axes.values(), *self._attributes.values()]
+        forms += [self._form(units) for axes in network.nodes.values() for _, units in axes]
+        self._forms = np.array(list({form.tobytes(): form for form in forms}.values()))
+        self._dense_lengths = (self._forms @ self._ones(self.sizes)).tolist()
+        self._primes = self._distinguishing()
+        self._model = model
+        self._module = self._on_meta()
+        before = _state(self._module)
+        dtype = network.exported.dtype
+        self._inputs = map_tensors((args, dict(kwargs)), lambda tensor: to_working(tensor, dtype).to("meta"))
+        self._changes = False
+        try:
+            longer = self._longer()
+            self._calls, self._returned = self._dense(longer)
+            self._inputs = longer
+        except Exception:  # the example's batch is fixed in the forward pass
+            self._module = self._on_meta()
+            before = _state(self._module)
+            self._calls, self._returned = self._dense(self._inputs)
+        self._changes = _state(self._module) != before
+
+    def generic(self, free: Iterable[int], leader: Sequence[int]) -> Pass:
+        """Run at widths that no group has.
+
+        Args:
+            free: Groups (positions) whose width is a prime; all others are as in the dense network.
+            leader: Group -> the group whose width it has.
+        """
+        widths = self.sizes.copy()
+        for group in free:
+            widths[group] = self._primes[leader[group]]
+        lengths = (self._forms @ self._ones(widths)).tolist()
+        meaning = {
+            length: (dense, _linear(form))
+            for form, length, dense in zip(self._forms, lengths, self._dense_lengths, strict=True)
+            if length != dense
+        }
+        return self._run(widths, _Recorder(meaning, self._calls))
+
+    def at(self, kept: IntArray) -> Pass:
+        """Run at the widths of a candidate, by units kept (groups,)."""
+        return self._run(kept, _Recorder({}, None))
+
+    def _run(self, widths: IntArray, recorder: _Recorder) -> Pass:
+        def given(number: int) -> frozenset[int]:
+            return _groups(recorder.calls[number], recorder.notes.meaning) if recorder.calls else frozenset()
+
+        def ended(problem: str, groups: frozenset[int]) -> Pass:
+            return Pass(problem, groups, len(recorder.calls), given, recorder.notes)
+
+        try:
+            outputs = self._outputs(widths, recorder, self._inputs)
+        except _DivergedError as other:
+            problem = f"the forward pass takes another branch before {other}"
+            return ended(problem, given(-1))
+        except Exception as failure:
+            line = user_line(failure)
+            problem = f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"
+            return ended(problem, given(-1))
+        for shape, expected in zip(_shapes(outputs), self._returned, strict=True):
+            if shape != expected:
+                return ended(f"the removed network returns shape {shape} instead of {expected}", frozenset())
+        return ended("", frozenset())
+
+    def _dense(self, inputs: Any) -> tuple[list[Call], list[Any]]:
+        recorder = _Recorder({}, None)
+        returned = _shapes(self._outputs(self.sizes, recorder, inputs))
+        return recorder.calls, returned
+
+    def _longer(self) -> Any:
+        """Return the inputs with one example more."""
+        flat = self.network.exported.flatten_inputs(self._inputs)
+        first = next((each for each in flat if isinstance(each, Tensor) and each.dim()), None)
+
+        def longer(tensor: Tensor) -> Tensor:
+            if first is None or not tensor.dim() or tensor.shape[0] != first.shape[0]:
+                return tensor
+            return tensor.new_empty((tensor.shape[0] + 1, *tensor.shape[1:]))
+
+        return map_tensors(self._inputs, longer)
+
+    def _outputs(self, widths: IntArray, recorder: _Recorder, inputs: Any) -> list[Any]:
+        if self._changes:  # what a forward pass leaves behind in the network must not reach the next
+            self._module = self._on_meta()
+        ones = self._ones(widths)
+        shapes: dict[str, list[int]] = {}
+        for (name, axis), form in self._axes.items():
+            shapes.setdefault(name, list(self.network.shapes[name]))[axis] = int(form @ ones)
+        for name, shape in shapes.items():
+            held = self._held[name]
+            if list(held.shape) != shape:
+                held.data = torch.empty(shape, dtype=held.dtype, device="meta")
+        for (path, name, index), form in self._attributes.items():
+            module, length = self._module.get_submodule(path), recorder.notes.marked(int(form @ ones))
+            if index is None:
+                setattr(module, name, length)
+            else:
+                lengths = list(getattr(module, name))
+                lengths[index] = length
+                setattr(module, name, tuple(lengths))
+        args, kwargs = map_tensors(inputs, torch.clone)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("meta"), recorder:
+            found = self._module(*args, **kwargs)
+        flat: list[Any] = self.network.exported.flatten_outputs(found)
+        return flat
+
+    def _on_meta(self) -> nn.Module:
+        module = copy_with(self._model, lambda _, tensor: torch.empty_like(tensor, device="meta"))
+        self._held = dict(tensors(module))
+        return module
+
+    def _form(self, units: Units) -> IntArray:
+        """Return what an axis is made of: its fixed indices, then its indices per unit of each group."""
+        inside = np.bincount(self._group_of[units[units != FIXED]], minlength=len(self.sizes)) // self.sizes
+        return np.concatenate([[(units == FIXED).sum()], inside])
+
+    @staticmethod
+    def _ones(widths: IntArray) -> IntArray:
+        return np.concatenate([[1], widths])
+
+    def _distinguishing(self) -> IntArray:
+        """Return a prime for each group; as far as possible no two lengths of axes are then equal."""
+        table = primes(4 * len(self.sizes) + 64, LEAST_PRIME)
+        for seed in range(DRAWS):
+            drawn: IntArray = np.random.default_rng(seed).permutation(table)[: len(self.sizes)]
+            lengths = self._forms @ self._ones(drawn)
+            if len(np.unique(lengths)) == len(lengths):
+                break
+        return drawn
+
+
+class _DivergedError(Exception):
+    """The forward pass runs another operation than in the dense network, at the line that it says."""
+
+
+class _Recorder(TorchFunctionMode):
+    """Keeps a record of the operations, and lets lengths say what they follow.
+
+    Attributes:
+        calls: The operations, in execution order.
+        notes: What was done with widths.
+    """
+
+    def __init__(self, meaning: Mapping[int, tuple[int, Expression]], expected: Sequence[Call] | None) -> None:
+        super().__init__()
+        self._expected = expected
+        self.calls: list[Call] = []
+        self.notes = Notes(meaning)
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in SHAPES:
+            found = function(*args, **kwargs)
+            return self.notes.marked(found) if isinstance(found, int) else torch.Size(map(self.notes.marked, found))
+        if function in NUMBERS:
+            return functools.reduce(operator.mul, map(self.notes.marked, args[0].shape), 1)
+        self.calls.append((function, args, kwargs))
+        if self._expected is not None:
+            place = len(self.calls) - 1
+            if place >= len(self._expected) or self._expected[place][0] != function:
+                raise _DivergedError(calling_line())
+            if getattr(function, "__name__", "").strip("_") in ARITHMETIC:
+                self.notes.use(*args)
+        return function(*args, **kwargs)
+
+
+def _linear(form: IntArray) -> Expression:
+    groups = frozenset(np.flatnonzero(form[1:]).tolist())
+    return Expression(groups, lambda kept: form[0] + kept @ form[1:])
+
+
+def _groups(value: Any, meaning: Mapping[int, tuple[int, Expression]]) -> frozenset[int]:
+    """Return the groups that sizes follow, of all tensors and widths in nested arguments."""
+    if isinstance(value, Width):
+        return value.of.groups
+    if isinstance(value, Tensor):
+        return frozenset().union(*(meaning[length][1].groups for length in value.shape if length in meaning))
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return frozenset().union(*(_groups(each, meaning) for each in value))
+    return frozenset()
+
+
+def _shapes(outputs: Sequence[Any]) -> list[Any]:
+    return [tuple(each.shape) if isinstance(each, Tensor) else None for each in outputs]
+
+
+def _state(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return what identifies the attributes of all modules."""
+    return [
+        (name, value if isinstance(value, (int, float, str, tuple)) else id(value))
+        for module in model.modules()
+        for name, value in vars(module).items()
+    ]
