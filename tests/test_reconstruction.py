@@ -386,7 +386,8 @@ def test_fewer_samples_than_inputs_and_dead_inputs_are_refitted_by_the_ridge() -
 def test_layer_too_wide_for_its_moments_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optuna_softprune.calibration._moments.MOST_BYTES", 8 * 36)
     model = double(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 2)))
-    space = space_of(model, inputs(40, 4))
+    with pytest.warns(CalibrationWarning, match=r"would take too much memory are not refitted: 2.weight"):
+        space = space_of(model, inputs(40, 4))
     assert "not refitted, moments of its 7 inputs would take too much memory: 2.weight" in str(space)
     c, stay = removing(space, **{"0": 3})
     small: Any = space.prune(c)

@@ -151,3 +151,26 @@ def test_same_data_and_weights_give_the_same_bits() -> None:
     one, other = REFITTED.prune(c).state_dict(), again.prune(c).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(np.array_equal(a, b) for a, b in zip(again.order, REFITTED.order, strict=True))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "shared"])
+def test_lower_precision_of_the_metric_does_not_reach_weights_and_statistics(whole: bool) -> None:
+    network = next(n for n in ZOO if n.name == "residual")
+    args = (torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
+    model = randomise(network.build()).eval()
+    space = PruningSpace(model, args, reconstruction=LeastSquares(Calibration([args])))
+    seen: list[Any] = []
+
+    def metric(small: nn.Module) -> float:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            seen.append(small(*args))
+            seen.append([tensor.clone() for tensor in small.state_dict().values()] if whole else [])
+        return 0.0
+
+    c = {group.name: 0.5 for group in space.groups}
+    evaluate(PruningObjective(space, metric), c)
+    small = space.prune(c)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(seen[-2], small(*args), rtol=1e-2, atol=1e-2)
+    if whole:
+        torch.testing.assert_close(seen[-1], list(small.state_dict().values()), rtol=1e-5, atol=1e-6)

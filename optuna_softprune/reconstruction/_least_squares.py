@@ -63,6 +63,7 @@ class LeastSquares:
             else:
                 reasons[name] = found
         _warn_of_little_data([moments[name] for name in refits])
+        _warn_of_wide_layers([name for name, each in moments.items() if each.second is None])
         return Refitted(model, network, self.calibration, refits, reasons)
 
     def _refit(self, network: Network, slices: Slices, moments: Moments | None) -> Refit | str:
@@ -122,6 +123,15 @@ def _warn_of_little_data(moments: list[Moments]) -> None:
         warnings.warn(
             f"Layers read fewer samples than they have inputs: {shorten(few)}. Give more calibration data, or more "
             "`ridge`.",
+            CalibrationWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_wide_layers(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"Layers whose moments would take too much memory are not refitted: {shorten(names)}.",
             CalibrationWarning,
             stacklevel=4,
         )

@@ -79,7 +79,8 @@ class Refit:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         solution = self._solution(stays, dtype, weight.device, shared)
         go = torch.from_numpy(np.flatnonzero(~stays)).to(weight.device)
-        moved = (contraction.matrices(rows).index_select(2, go).to(dtype) @ solution.mT).to(weight.dtype)
+        with torch.autocast(weight.device.type, enabled=False):  # whatever the metric computes in
+            moved = (contraction.matrices(rows).index_select(2, go).to(dtype) @ solution.mT).to(weight.dtype)
         small = small + contraction.tensor(moved[:, :, :-1], small.shape)
         if small_bias is not None:
             small_bias = small_bias + moved[:, :, -1].reshape(len(small_bias), -1).sum(1)

@@ -92,7 +92,8 @@ class Refitted:
             return
         buffers = dict(small.named_buffers())
         measurement = Measurement({id(buffers[each.mean]): each.mean for each in stale})
-        with torch.no_grad():
+        device = next(iter(buffers.values())).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
             with _in_eval_mode(small):
                 for batch in self.inputs(small):
                     with measurement:
