@@ -27,9 +27,9 @@ from optuna_softprune.coefficients import COUNTED, Count, Lattice, Of, mac_count
 from optuna_softprune.evaluation import Candidate, Evaluator
 from optuna_softprune.graph import (
     REST,
-    WORKING_DTYPES,
     Group,
     Network,
+    NotExportableError,
     Protected,
     StatedSize,
     discover,
@@ -41,6 +41,7 @@ from optuna_softprune.graph import (
     to_working,
     unwrapped,
     working_copy,
+    working_dtypes,
 )
 from optuna_softprune.importance import Importance, Magnitude, checked_scores
 from optuna_softprune.reconstruction import LeastSquares, Sliced
@@ -339,7 +340,7 @@ def _proven_network(
     Of a group's units as many may be kept as `levels` says, ascending.
     """
     refused: ExportError | None = None
-    for dtype in WORKING_DTYPES:
+    for dtype in working_dtypes(model):
         try:
             exported, working = export(model, *example, dtype)
             verifier = Verifier(working, *example)
@@ -358,8 +359,10 @@ def _proven_network(
                 _, other = proven({size: length for size, length in stated.items() if size not in wrong})
                 network = min(network, other, key=_fewest_parameters)
             return network
+        except NotExportableError:
+            raise
         except ExportError as error:
-            refused = refused or error
+            refused = error
     assert refused is not None
     raise refused
 

@@ -229,3 +229,95 @@ def test_verification_runs_three_removed_networks_on_two_inputs_each_when_nothin
     assert len(removed) == 6
     assert all(width < 6 for width in removed)
     assert min(removed) == 1
+
+
+class Cache:
+    def __init__(self, kept: torch.Tensor) -> None:
+        self.kept = kept
+
+
+class Generator(nn.Module):
+    """Returns an object beside its output, as networks of language do by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def forward(self, x: torch.Tensor, use_cache: bool = True) -> Any:
+        y = self.layers(x)
+        return (y, Cache(x)) if use_cache else y
+
+
+def test_output_that_is_an_object_is_refused_with_the_remedy_that_fits() -> None:
+    with pytest.raises(ExportError, match=r"An output of class `Cache` .*\{\"use_cache\": False\}"):
+        PruningSpace(Generator().eval(), (X,))
+    assert PruningSpace(Generator().eval(), (X,), example_kwargs={"use_cache": False}).verify({"layers.0": 0.5}) < 1e-9
+
+
+class Detector(nn.Module):
+    """Boxes that pass a threshold: as many as the data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.scores = chain(), nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.backbone(x)
+        found = y[(self.scores(y) > 0).flatten()]
+        if found.shape[0] > 2:
+            found = found[:2]
+        return found
+
+
+def test_network_that_depends_on_data_is_exported_once_and_its_part_named(capsys: pytest.CaptureFixture[str]) -> None:
+    exported = []
+
+    class Counted(Detector):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            exported.append(torch.compiler.is_exporting())
+            return super().forward(x)
+
+    model = Counted().eval()
+    with pytest.raises(ExportError, match=r"test_inputs.py:\d+: `if found.*: `model.backbone` runs before that line"):
+        PruningSpace(model, (X,))
+    assert exported.count(True) == 1
+    assert not any(capsys.readouterr())
+    assert PruningSpace(model.backbone, (X,)).verify({"0": 0.5}) < 1e-9
+
+
+def test_line_of_a_library_whose_name_begins_with_torch_is_named() -> None:
+    detection = pytest.importorskip("torchvision").models.detection
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None).eval()
+    with pytest.raises(ExportError, match=r"torchvision/ops/boxes.py:\d+: `.*: `model.backbone` runs before that line"):
+        PruningSpace(model, ([torch.rand(3, 64, 64)],))
+
+
+class Island(nn.Module):
+    """Layers in bfloat16 between layers in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.island = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8)).to(torch.bfloat16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.island(self.stem(x).to(torch.bfloat16)).float())
+        return y
+
+
+def test_island_of_another_dtype_is_analysed_in_the_dtypes_of_the_network() -> None:
+    model = Island().eval()
+    space = PruningSpace(model, (X,))
+    assert [group.name for group in space.groups] == ["stem", "island.0", "island.2"]
+    c = dict.fromkeys(space.distributions, 0.5)
+    small = space.prune(c)
+    assert small.get_parameter("island.0.weight").dtype == torch.bfloat16
+    assert small(X).shape == (4, 2)
+    assert space.verify(c) < 0.1
+
+
+def test_slope_shared_by_all_channels_is_used(recwarn: pytest.WarningsRecorder) -> None:
+    model = nn.Sequential(nn.Linear(3, 6), nn.PReLU(), nn.Linear(6, 2)).eval()
+    space = PruningSpace(model, (X,))
+    assert not recwarn.list
+    assert [p.reason for p in space.protected if p.tensor == "1.weight"] == ["its only index"]

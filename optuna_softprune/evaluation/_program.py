@@ -224,7 +224,7 @@ def _runner(
     node: Node,
     number: Mapping[Node, int],
     network: Network,
-    places: tuple[torch.dtype, torch.dtype, torch.device],
+    places: tuple[torch.dtype | None, torch.dtype, torch.device],
     of_input: bool,
     shared_operand: bool,
 ) -> Callable[[list[Any], Sizes], Any]:

@@ -4,13 +4,7 @@ from optuna_softprune.graph._components import REST, parts
 from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
-from optuna_softprune.graph._export import (
-    WORKING_DTYPES,
-    ExportedGraph,
-    export,
-    first_line,
-    user_line,
-)
+from optuna_softprune.graph._export import ExportedGraph, export, working_dtypes
 from optuna_softprune.graph._faithful import expect_copies_to_be_alike
 from optuna_softprune.graph._groups import (
     FIXED,
@@ -26,6 +20,7 @@ from optuna_softprune.graph._groups import (
 )
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
+from optuna_softprune.graph._refusal import NotExportableError, first_line, user_line
 from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
@@ -37,11 +32,11 @@ __all__ = [
     "RECURRENT",
     "REST",
     "UNUSED",
-    "WORKING_DTYPES",
     "ExportedGraph",
     "Group",
     "Kept",
     "Network",
+    "NotExportableError",
     "Protected",
     "Side",
     "Slices",
@@ -68,4 +63,5 @@ __all__ = [
     "user_line",
     "value_dependences",
     "working_copy",
+    "working_dtypes",
 ]

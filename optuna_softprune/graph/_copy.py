@@ -107,13 +107,13 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     return parameter
 
 
-def to_working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy of `tensor` on the CPU; floating point in `dtype`, anything else as it is."""
+def to_working(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a copy of `tensor` on the CPU; floating point in `dtype` if that is one, anything else as it is."""
     tensor = tensor.detach()
-    return tensor.to("cpu", dtype, copy=True) if tensor.is_floating_point() else tensor.to("cpu", copy=True)
+    return tensor.to("cpu", dtype if tensor.is_floating_point() else None, copy=True)
 
 
-def working_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def working_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """Return a copy of `model` on the CPU in working precision and eval mode."""
     return copy_with(model, lambda _, tensor: to_working(tensor, dtype)).eval()
 

@@ -83,6 +83,7 @@ def _with_channel_vectors(
 def prelu(p: Propagation, node: Node, x: Node, weight: Node) -> Value:
     """Scale what is negative, by channel (axis 1) or with one number."""
     if p.shape(weight) == (1,):
+        p.fix(p.value(weight), "one number for all channels")
         return p.value(x)
     result = _per_channel(p, node, x, [weight])
     p.attribute(node, "num_parameters", p.channel(result, 1, "")[0])

@@ -89,7 +89,7 @@ class Verifier:
             if not tensor.is_floating_point():  # other values in other places, all of them legal
                 return tensor.flatten().roll(seed - 1).view(tensor.shape)
             spread = tensor.std(correction=0).item() if tensor.numel() > 1 else 0.0
-            step = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(dtype)
+            step = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
             return tensor + noise * (spread or 1.0) * step
 
         inputs: tuple[Any, Any] = map_tensors((self.args, dict(self.kwargs)), near)
@@ -146,7 +146,7 @@ def _error(outputs: Sequence[Any], references: Sequence[Any], scales: Sequence[f
 
 def tolerance(network: Network) -> float:
     """Return the error that rounding explains: the square root of the lowest precision in the graph."""
-    dtypes = [network.exported.dtype]
+    dtypes = [torch.float64]
     for node in network.exported.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.is_floating_point():
