@@ -22,7 +22,7 @@ Groups = frozenset[int]
 # Contractions that read zeros in the place of removed units -> in which argument; of `einsum` in the first of a list.
 CONTRACTIONS = {"addmm": 1, "baddbmm": 1, "einsum": 1, "linear": 0, "matmul": 0, "mm": 0, "bmm": 0}
 CONTRACTIONS |= {f"conv{transposed}{n}d": 0 for transposed in ("", "_transpose") for n in (1, 2, 3)}
-CONTRACTIONS |= {"scaled_dot_product_attention": 0}
+CONTRACTIONS |= {"scaled_dot_product_attention": 0, "_grouped_mm": 0, "grouped_mm_fallback": 0}
 # What else makes a value of several channels, whichever axes its arguments state.
 MIXING = frozenset([*CONTRACTIONS, *GATES, "layer_norm", "group_norm", "rms_norm"])
 

@@ -66,6 +66,7 @@ _NAMES: list[tuple[Rule, str]] = [
     (contraction.linear, "linear"),
     (contraction.matmul, "matmul mm bmm"),
     (contraction.addmm, "addmm baddbmm"),
+    (contraction.grouped_product, "_grouped_mm grouped_mm_fallback"),
     (contraction.einsum, "einsum"),
     (contraction.attention, "scaled_dot_product_attention"),
     (convolution.convolution, "conv1d conv2d conv3d"),

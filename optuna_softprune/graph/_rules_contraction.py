@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from optuna_softprune.graph._propagate import Propagation
 
 
+ROUTED = "experts to which rows are routed"
+
+
 class Factor(NamedTuple):
     """One factor of a contraction.
 
@@ -150,6 +153,22 @@ def addmm(p: Propagation, node: Node, bias: Node, x: Node, y: Node, **scales: An
     value = matmul(p, node, x, y)
     p.attribute(node, "nf", _width(value, 1))  # the width that `Conv1D` of GPT-2 states
     return _plus(p, node, value, p.origin(y), bias)
+
+
+def grouped_product(p: Propagation, node: Node, x: Node, weights: Node, ends: Node) -> Value:
+    """Multiply rows of x (n, input) with one matrix of a stack (experts, input, output) each; the experts stay."""
+    p.fix(p.value(ends), ROUTED)
+    stack = factor(p, weights, "EIO")
+    p.fix([found for found in stack.value if 0 in found.axes], ROUTED)
+    value = tuple(
+        Layer(found.labels.select(0, 0), tuple(axis - 1 for axis in found.axes))
+        for found in stack.value
+        if 0 not in found.axes
+    )
+    one = Factor(value, stack.shape[1:], "IO", stack.origin, weights)
+    p.take_sides(weights, 1, 2)
+    p.macs[node] = [[(x, 0), (x, 1), (weights, 2)]]
+    return contract(p, [factor(p, x, "RI"), one], "RO")
 
 
 def einsum(p: Propagation, node: Node, equation: str, operands: Sequence[Node], **more: Any) -> Value:
