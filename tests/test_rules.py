@@ -133,6 +133,29 @@ def test_integer_that_is_a_width_by_chance_stays_as_it_is() -> None:
     assert_removed_equals_masked(space, model, (x,))
 
 
+def test_number_of_groups_and_a_part_of_a_width_that_a_module_holds_follow() -> None:
+    class Blur(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels, self.width = 6, 8
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(4, 2, 1)
+            self.kernel = nn.Buffer(torch.rand(6, 1, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.conv2d(self.a(x), self.kernel, groups=self.channels)
+            left, right = self.b(x).split(self.width // 2, 1)  # type: ignore[no-untyped-call]
+            y: Tensor = self.c(left * right)
+            return y
+
+    model = randomise(Blur())
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (x,))
+    assert {group.name: group.size for group in space.groups} == {"a": 6, "b": 4}
+    small = space.prune({"a": 0.5, "b": 0.25})
+    assert (small.channels, small.width) == (3, 6)
+    assert_removed_equals_masked(space, model, (x,))
+
+
 def test_sizes_that_a_module_holds_follow_in_the_smaller_network() -> None:
     (network,) = (n for n in ZOO if n.name == "stated_widths")
     space = PruningSpace(randomise(network.build()), network.inputs())

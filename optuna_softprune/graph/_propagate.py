@@ -97,9 +97,7 @@ class Propagation:
             # An overload that the rule does not know: what it touches is as safe as behind an operation without rule.
             return self._without_rule(node, f"`{name}` is used in a way that has no rule: {error}")
         if isinstance(result, list):
-            result = [self._settled(value) for value in result]
-            self._follow(node, result[0])
-            return result
+            return [self._settled(value) for value in result]
         result = self._settled(result or ())
         self._follow(node, result)
         return result
@@ -382,6 +380,11 @@ class Propagation:
         for size, start, length in found:
             self._state(Statement(size, width[None, start : start + length], certain=True))
         return True
+
+    def follow_number(self, node: Node, labels: Tensor) -> None:
+        """Let a size that a module holds follow the number of `labels` (length,) that an operation states."""
+        for size, _, _ in stating_pieces(self._stated, self.module_path(node), [len(labels)]) or ():
+            self._state(Statement(size, labels[None], certain=True))
 
     def _state(self, each: Statement) -> None:
         own = self.labels.of_attribute(*each.size, self._stated[each.size])

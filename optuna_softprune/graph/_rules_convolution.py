@@ -116,6 +116,7 @@ def _lose_whole_groups(
     p.unite(by_group, heads, stays)
     p.unite(width_in.reshape(groups, -1), heads, stays)
     p.attribute(node, "groups", heads[:, 0])
+    p.follow_number(node, heads[:, 0])
     if not transposed:
         return across
     out_group = p.shape(node)[len(p.shape(node)) - len(p.shape(x)) + 1] // groups

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from optuna_softprune.graph._labels import Layer, Value, along, flat, is_open, layer, vector
+from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._rules_mixing import COUNTED
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def split(p: Propagation, node: Node, x: Node, sizes: Any, dim: int = 0) -> list
         value = p.fix_along(value, [axis], COUNTED)
     elif len(lengths) > 1:
         _unite_pieces(p, value, axis, lengths[0])
+        if isinstance(sizes, int) and operation_name(node) == "split":  # the length of a piece, or a part of all
+            any(p.follow_pieces(node, value, axis, [stated]) for stated in (lengths[0], sum(lengths)))
     return [_piece(value, axis, *place) for place in places]
 
 

@@ -80,7 +80,7 @@ def _sizes(value: Any) -> Iterator[tuple[int | None, int]]:
         yield from enumerate(value)
 
 
-# Operation -> position of the argument that states lengths of the output. `split` states the length of its pieces.
+# Operation -> position of the argument that states lengths of the output.
 SHAPES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0} | {
     f"new_{name}": 1 for name in ("zeros", "ones", "full", "empty")
 }
@@ -89,7 +89,7 @@ SHAPES |= {"view": 1, "reshape": 1, "_unsafe_view": 1, "expand": 1, "unflatten":
 
 def is_stating(node: Node) -> bool:
     """Whether an operation states lengths of what it makes."""
-    return operation_name(node) in {*SHAPES, "split"}
+    return operation_name(node) in SHAPES
 
 
 class Statement(NamedTuple):
@@ -117,7 +117,7 @@ def statements(
 
     Args:
         node: The operation.
-        widths: Axis -> labels (length,) along it, of the axes of its (first) output that can shrink.
+        widths: Axis -> labels (length,) along it, of the axes of its output that can shrink.
         there: Axes that an operand has too: their length may have been read from its shape.
         stated: The sizes of all modules, in the order of reading.
         path: The module in whose forward pass the operation is.
@@ -152,12 +152,8 @@ def _held_tuple(own: Mapping[StatedSize, int], lengths: list[int]) -> str | None
 
 
 def _stated_lengths(node: Node) -> dict[int, int]:
-    """Return axis -> length of the axes of the (first) output whose length an operation states; -1: it is left open."""
+    """Return axis -> length of the axes of the output whose length an operation states; -1: it is left open."""
     name = operation_name(node)
-    if name == "split":
-        out: Any = node.meta["val"][0]
-        dim: Any = node.args[2] if len(node.args) > 2 else 0
-        return {dim % out.dim(): int(out.shape[dim])}
     if name not in SHAPES or not isinstance(node.args[SHAPES[name]], (list, tuple)):
         return {}
     stated: Any = node.args[SHAPES[name]]
@@ -186,15 +182,16 @@ def stating_pieces(
         return list(zip(sizes, starts, lengths, strict=True))
     single = [(size, length) for size, length in own.items() if size.position is None and length > 1]
     found: list[tuple[StatedSize, int, int]] = []
-    rest = 0
+    unused, rest = [*single], 0
     for start, length in zip(starts, lengths, strict=True):
-        size = next((each for each, held in single if held == length), None)
-        if size is None:
+        # One size may state several pieces, but not while there is another one.
+        place = next((each for each in (*unused, *single) if each[1] == length), None)
+        if place is None:
             rest += 1
         else:
-            single.remove((size, length))
-            found.append((size, start, length))
-    total = next((each for each, held in single if held == sum(lengths)), None)
+            unused = [each for each in unused if each != place]
+            found.append((place[0], start, length))
+    total = next((each for each, held in unused if held == sum(lengths)), None)
     if rest and total is not None:
         found.append((total, 0, sum(lengths)))
     return found if found and (not rest or (rest == 1 and total is not None)) else None
