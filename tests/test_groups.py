@@ -305,3 +305,35 @@ def test_many_candidates_agree_with_one_at_a_time() -> None:
     assert space.macs(matrix).tolist() == [space.macs(c) for c in some]
     assert space.sparsity(matrix, of="macs").tolist() == [space.sparsity(c, of="macs") for c in some]
     assert space.parameters(matrix.reshape(4, 5, -1)).shape == (4, 5)
+
+
+class Region(torch.nn.Module):
+    """Layers in regions under contexts of torch: one inside of the other, and two outputs of one."""
+
+    def __init__(self, outer: bool, inner: bool, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__()
+        self.outer, self.inner, self.dtype = outer, inner, dtype
+        self.stem, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+        self.mid, self.side, self.head = torch.nn.Conv2d(8, 6, 1), torch.nn.Conv2d(8, 6, 1), torch.nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=self.outer, dtype=self.dtype):
+            y = self.stem(x)
+            with torch.autocast("cpu", enabled=self.inner, dtype=self.dtype), torch.enable_grad():
+                y = torch.relu_(self.norm(y.float()))
+            first, second = self.mid(y), self.side(y)
+        z: torch.Tensor = self.head(first.float() * second.float())
+        return z
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_regions_under_contexts_of_torch_are_pruned_and_counted(outer: bool, inner: bool) -> None:
+    model = Region(outer, inner).eval()
+    x = torch.randn(2, 3, 8, 8)
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.size) for group in space.groups] == [("stem", 8), ("mid", 6)]
+    for c in candidates(space, 3):
+        small = space.prune(c)
+        assert counted_macs(small, (x,)) == space.macs(c)
+        assert space.verify(c) < (0.1 if outer or inner else 1e-3)

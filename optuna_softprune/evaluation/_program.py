@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from optuna_softprune.evaluation._sizes import follows_batch, resizes
-from optuna_softprune.graph import RECURRENT, dependences, operation_name
+from optuna_softprune.graph import AUTOCAST, RECURRENT, dependences, operation_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -197,6 +197,8 @@ def _expect_pure(node: Node, number: Mapping[Node, int]) -> None:
     name = operation_name(node)
     if node.target is operator.getitem:
         return
+    if node.meta.get(AUTOCAST):
+        raise NotSharedError(f"`{name}` runs under an autocast of the network's own")
     if not isinstance(node.target, torch._ops.OpOverload):
         raise NotSharedError(f"`{name}` is no single operation")
     if torch.Tag.nondeterministic_seeded in node.target.tags and name.removesuffix("_") not in RANDOM_IN_TRAINING:

@@ -21,12 +21,14 @@ from optuna_softprune.graph._groups import (
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._refusal import NotExportableError, first_line, user_line
+from optuna_softprune.graph._regions import AUTOCAST, region
 from optuna_softprune.graph._rules import mixed_axes
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
 from optuna_softprune.graph._stated import StatedSize, stated_sizes
 
 __all__ = [
+    "AUTOCAST",
     "CONTRACTIONS",
     "FIXED",
     "RECURRENT",
@@ -56,6 +58,7 @@ __all__ = [
     "mixed_axes",
     "operation_name",
     "parts",
+    "region",
     "stated_sizes",
     "tensors",
     "to_working",

@@ -9,6 +9,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from optuna_softprune.graph._regions import AUTOCAST
 from optuna_softprune.graph._rules import has_rule, rule_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch.fx import Graph, Node
 
 # Where the code of a decomposed operation stands in the user's network.
-PLACE = ("nn_module_stack", "stack_trace")
+PLACE = ("nn_module_stack", "stack_trace", AUTOCAST)
 
 
 def decompose(graph: Graph) -> None:

@@ -15,6 +15,7 @@ from optuna_softprune.graph._copy import map_tensors, to_working, working_copy
 from optuna_softprune.graph._decompose import decompose
 from optuna_softprune.graph._network import canonical_names, tensors
 from optuna_softprune.graph._refusal import refused
+from optuna_softprune.graph._regions import inline_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +86,7 @@ def export(
 
 
 def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None) -> ExportedGraph:
+    inline_regions(program.graph_module)
     decompose(program.graph)
     signature = program.graph_signature
     names = canonical_names(model)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from optuna_softprune.graph import CONTRACTIONS, RECURRENT, kept_indices, mixed_axes, operation_name
+from optuna_softprune.graph import CONTRACTIONS, RECURRENT, kept_indices, mixed_axes, operation_name, region
 from optuna_softprune.removal._masked_norms import NORMS
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def masked_outputs(model: nn.Module, network: Network, kept: Kept, inputs: Seque
         elif node.op == "get_attr":
             values[node] = getattr(exported.graph.owning_module, str(node.target))
         else:
-            values[node] = _run(node, values, network, kept)
+            with region(node):
+                values[node] = _run(node, values, network, kept)
         for source in node.all_input_nodes:
             waiting[source] -= 1
             if not waiting[source]:
