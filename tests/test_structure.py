@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,19 @@ def test_imports_point_downwards(folder: str, forbidden: tuple[str, ...]) -> Non
         if name == no or name.startswith(f"{no}.")
     ]
     assert not wrong
+
+
+def test_import_leaves_to_their_users_what_takes_long_to_import() -> None:
+    said = "import sys, optuna_softprune.samplers; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("sqlalchemy", "scipy.optimize", "scipy.linalg", "scipy.sparse", "plotly", "matplotlib", "triton")
+    already = subprocess.run(
+        [sys.executable, "-c", "import sys, torch, optuna; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert [name for name in heavy if name in loaded and name not in already] == []
 
 
 def test_public_names_are_there_and_documented() -> None:

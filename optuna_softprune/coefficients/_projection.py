@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 if TYPE_CHECKING:
     from optuna_softprune.coefficients._lattice import Lattice
@@ -100,11 +99,14 @@ def _on_surface(lattice: Lattice, c: FloatArray, excess: Excess) -> FloatArray:
         return moved
 
     def value(t: float) -> float:
+
         return float(excess((at(t) * lattice.sizes)[None])[0])
 
     reach = 1 / float(direction[direction > 0].min())  # there every group that counts is at an end of its range
     if value(-reach) <= 0 or value(reach) >= 0:
         return at(-reach if value(-reach) <= 0 else reach)
+    from scipy.optimize import brentq
+
     return at(brentq(value, -reach, reach, xtol=1e-6 * reach, rtol=1e-6))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna_softprune.evaluation._watch import Watch
 
 # `metric(model)`, or `metric(model, trial)`.
-Metric = Callable[..., "float | Mapping[str, float]"]
+Metric = Callable[..., float | Mapping[str, float]]
 TRIAL = "trial"
 METRIC = "metric"
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from optuna_softprune.graph._components import component_of, component_paths
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, that_shrink
@@ -206,6 +205,7 @@ def _measured_macs(node: Node) -> int:
     if node.op != "call_function" or rule_of(node.target) is not None:
         return 0
     from torch.fx.node import map_arg
+    from torch.utils.flop_counter import FlopCounterMode
 
     def shape_only(source: Node) -> Any:
         value = source.meta.get("val")

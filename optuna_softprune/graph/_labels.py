@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -151,6 +149,9 @@ class Labels:
 
     def merge(self) -> bool:
         """Make classes of the unions met so far; return whether there were any."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         edges = np.concatenate([np.zeros((2, 0), np.int64), *self._edges], axis=1)
         self._edges = []
         if not edges.size:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import null_space
 
 from optuna_softprune.numerics._probes import Scheme, probe_step, smallest_step
 from optuna_softprune.numerics._search import Batch, Evaluation, Report, Search
@@ -189,6 +188,8 @@ def _direction(
     x: FloatArray, at_x: Evaluation, highest: FloatArray, a: FloatArray, slopes: _Slopes, hessian: FloatArray
 ) -> FloatArray:
     """Return the step d (G,); where a requirement is violated, straight towards meeting it, as far as may be."""
+    from scipy.linalg import null_space
+
     values = np.array(at_x.violations)
     violated = values > 0
     g = slopes.requirements[violated].sum(axis=0) if violated.any() else slopes.loss

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from optuna_softprune.numerics._probes import Scheme, probe_step, smallest_step
 from optuna_softprune.numerics._search import Batch, Evaluation, Report, Role, Search
@@ -122,6 +121,8 @@ class _Run:
             return Report(True, self.iteration, "Two iterates in a row have the same lattice point.")
 
     def _minimise(self) -> Report:
+        from scipy.optimize import minimize
+
         result = minimize(  # type: ignore[call-overload]  # arrays of any shape are not in its types
             lambda x: self._values(x)[0],
             self._start,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
-from scipy.optimize import minimize
 
 from optuna_softprune.samplers._arguments import check_constraint, check_fraction, units_of
 from optuna_softprune.storage import History
@@ -51,6 +50,8 @@ def sensitivity_start(study: optuna.Study, constraint: LatticeConstraint, *, sha
     Raises:
         ValueError: If one of the sweep is not complete.
     """
+    from scipy.optimize import minimize
+
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     names = constraint.names
     history = History(names, partial(units_of, constraint))

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalRedisBackend
-from sqlalchemy.exc import DBAPIError
 
 from optuna_softprune._errors import StorageError
 from optuna_softprune.storage._journal import expect_folder, open_journal
@@ -87,6 +86,8 @@ def _sqlite(url: str) -> RDBStorage:
 
 def _with_tables(url: str, settings: dict[str, Any]) -> RDBStorage:
     """Open a database, again if the connection was dropped meanwhile or other workers make its tables just now."""
+    from sqlalchemy.exc import DBAPIError
+
     deadline = time.monotonic() + TRIES_S
     while True:
         try:

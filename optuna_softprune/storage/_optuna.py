@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from optuna.storages import RDBStorage
-from sqlalchemy.pool import QueuePool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +66,8 @@ def close_connections(study: optuna.Study, interruption: BaseException) -> None:
     Frames of SQLAlchemy, which hold such a read, are cut off the traceback. Without a pool of connections there is
     only one to a database in memory, which would be gone with it.
     """
+    from sqlalchemy.pool import QueuePool
+
     before, at = None, interruption.__traceback__
     while at is not None:
         if before is not None and at.tb_frame.f_globals.get("__name__", "").startswith("sqlalchemy."):
