@@ -76,9 +76,9 @@ def test_random_network(model: RandomNetwork) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 @given(random_networks(max_steps=14))
-def test_five_hundred_random_networks(model: RandomNetwork) -> None:
+def test_thousand_random_networks(model: RandomNetwork) -> None:
     check_random_network(model)
 
 

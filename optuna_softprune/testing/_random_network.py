@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from optuna_softprune.testing._random_sequence import SEQUENCE_STEPS
 from optuna_softprune.testing._random_step import IN_CHANNELS, SIDE, Step, StepModule
+from optuna_softprune.testing._random_widths import WIDTH_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -271,6 +272,7 @@ STEPS: dict[str, type[StepModule]] = {
     "sub_pixel": _SubPixel,
     "positions": _Positions,
     **SEQUENCE_STEPS,
+    **WIDTH_STEPS,
 }
 WIDEST = 24
 

@@ -11,6 +11,7 @@ from optuna_softprune.testing._zoo_recurrent import RECURRENT
 from optuna_softprune.testing._zoo_stated import STATED
 from optuna_softprune.testing._zoo_statistics import STATISTICS
 from optuna_softprune.testing._zoo_weights import WEIGHTS
+from optuna_softprune.testing._zoo_widths import WIDTHS
 
 ZOO: tuple[ZooNetwork, ...] = (
     ZooNetwork(
@@ -350,5 +351,6 @@ ZOO: tuple[ZooNetwork, ...] = (
     *RECURRENT,
     *STATED,
     *STATISTICS,
+    *WIDTHS,
     *WEIGHTS,
 )
