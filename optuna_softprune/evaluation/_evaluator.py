@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna_softprune.reconstruction import Statistics, Weights
 
 # On how many examples of a call a candidate is compared with its removed network.
-FEW = 4
+FEW = 2
 WHOLE = "Forward passes are not shared, each candidate is evaluated whole: "
 
 
@@ -129,17 +129,18 @@ class Evaluator:
         devices = [self._device] if self._device is not None and self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             flat = self.flat_inputs(sharing.program, args, kwargs)
-            got = sharing.run(candidate, flat, None, self.known(sharing, candidate, remember=False), exact=True)
+            known = self.known(sharing, candidate, remember=False)
+            got = sharing.run(candidate, flat, None, known, exact=True, remember=True)
             args, kwargs = map_tensors((args, kwargs), torch.clone)
-            return got, self._network.exported.flatten_outputs(self._removed(candidate)(*args, **kwargs))
+            return got, self._network.exported.flatten_outputs(self._removed(candidate, share=True)(*args, **kwargs))
 
     def share_nothing(self) -> None:
         """Evaluate each candidate whole from now on."""
         self._sharing = None
 
-    def _removed(self, candidate: Candidate) -> nn.Module:
+    def _removed(self, candidate: Candidate, *, share: bool = False) -> nn.Module:
         kept, weights = candidate.kept, self._weights
-        return remove(self._model, self._network, kept, share=False, weights=weights, known=self._known()).eval()
+        return remove(self._model, self._network, kept, share=share, weights=weights, known=self._known()).eval()
 
     def _known(self) -> Solutions:
         """Return what is known of any candidate."""

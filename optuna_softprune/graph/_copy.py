@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What modules mostly hold: values that need no copy, and containers that are mostly empty.
 IMMUTABLE = frozenset({bool, int, float, complex, str, bytes, type(None)})
+# What torch's own layers do to a pickle of an older version, and to a copy of theirs nothing.
+OF_OLD_PICKLES = frozenset({nn.Conv2d.__setstate__, nn.MultiheadAttention.__setstate__})
 MAPPINGS = frozenset({dict, OrderedDict})
 
 
@@ -50,21 +52,25 @@ def _copied(value: Any, memo: Memo, replace: Replace) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if isinstance(value, Tensor):
+    if kind in MAPPINGS:
+        memo[id(value)] = duplicate = kind()
+        for key, each in value.items():
+            name = key if type(key) in IMMUTABLE else _copied(key, memo, replace)
+            duplicate[name] = each if type(each) in IMMUTABLE else _copied(each, memo, replace)
+    elif kind is list:
+        items: list[Any] = []
+        memo[id(value)] = items
+        items.extend(_copied(each, memo, replace) for each in value)
+    elif kind is tuple:
+        return tuple(_copied(each, memo, replace) for each in value)
+    elif isinstance(value, Tensor):
         memo[id(value)] = _like(value, replace("", value.detach()))
     elif isinstance(value, nn.Module) and not _copies_itself(value):
         memo[id(value)] = duplicate = object.__new__(kind)
-        # `nn.Module` leaves out of copies what `module.compile()` has made.
-        state = {name: each for name, each in vars(value).items() if name != "_compiled_call_impl"}
-        vars(duplicate).update((name, _copied(each, memo, replace)) for name, each in state.items())
-    elif kind in MAPPINGS:
-        memo[id(value)] = duplicate = kind()
-        duplicate.update((copy.deepcopy(key, memo), _copied(each, memo, replace)) for key, each in value.items())
-    elif kind is list:
-        memo[id(value)] = duplicate = []
-        duplicate.extend(_copied(each, memo, replace) for each in value)
-    elif kind is tuple:
-        return tuple(_copied(each, memo, replace) for each in value)
+        state = vars(duplicate)
+        for name, each in vars(value).items():
+            if name != "_compiled_call_impl":  # what `module.compile()` has made; `nn.Module` leaves it out too
+                state[name] = each if type(each) in IMMUTABLE else _copied(each, memo, replace)
     else:
         with _Replacing(replace):
             return copy.deepcopy(value, memo)
@@ -93,7 +99,7 @@ def _copies_itself(module: nn.Module) -> bool:
     """Whether a module has a way of its own to be copied."""
     kind = type(module)
     return any(
-        getattr(kind, name, None) is not getattr(nn.Module, name, None)
+        (way := getattr(kind, name, None)) is not getattr(nn.Module, name, None) and way not in OF_OLD_PICKLES
         for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__")
     )
 
