@@ -35,6 +35,7 @@ from optuna_softprune.graph import (
     discover,
     expect_copies_to_be_alike,
     export,
+    export_training,
     map_tensors,
     parts,
     stated_sizes,
@@ -346,8 +347,10 @@ def _proven_network(
             verifier = Verifier(working, *example)
             inputs = map_tensors((example[0], dict(example[1])), functools.partial(to_working, dtype=dtype))
 
+            training = export_training(model, working, *example, exported)
+
             def proven(stated: Mapping[StatedSize, int]) -> tuple[Network, Network]:
-                network = discover(model, exported, components, stated)  # noqa: B023
+                network = discover(model, exported, components, stated, training)  # noqa: B023
                 offered = network.without(protect(network))
                 return offered, prove(verifier, offered, levels)  # noqa: B023
 

@@ -337,3 +337,33 @@ def test_regions_under_contexts_of_torch_are_pruned_and_counted(outer: bool, inn
         small = space.prune(c)
         assert counted_macs(small, (x,)) == space.macs(c)
         assert space.verify(c) < (0.1 if outer or inner else 1e-3)
+
+
+class Auxiliary(torch.nn.Module):
+    """A second head that only train mode uses; dropout and batch norm on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.fc = torch.nn.Linear(3, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 5)
+        self.aux = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Dropout(), torch.nn.Linear(4, 2))
+        self.head = torch.nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> object:
+        x = torch.relu(self.norm(self.stem(x)))
+        y = self.head(torch.relu(self.fc(x)))
+        return (y, self.aux(x)) if self.training else y
+
+
+def test_what_only_train_mode_uses_shrinks_with_what_feeds_it(recwarn: pytest.WarningsRecorder) -> None:
+    model = randomise(Auxiliary()).eval()
+    x = torch.randn(4, 3)
+    space = PruningSpace(model, (x,))
+    assert not recwarn.list
+    assert [(group.name, group.size) for group in space.groups] == [("stem", 6), ("fc", 5)]
+    assert {p.reason for p in space.protected if p.tensor == "aux.0.bias"} == {"used in train mode only"}
+    assert ("aux.0.weight", 1) in {(each.tensor, each.axis) for each in space.groups[0].slices}
+    assert_everything_is_explained(space, model)
+    assert_removed_equals_masked(space, model, (x,))
+    small = space.prune(dict.fromkeys(space.distributions, 0.5)).train()
+    sum(y.sum() for y in small(x)).backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())

@@ -4,7 +4,7 @@ from optuna_softprune.graph._components import REST, parts
 from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
-from optuna_softprune.graph._export import ExportedGraph, export, working_dtypes
+from optuna_softprune.graph._export import ExportedGraph, export, export_training, working_dtypes
 from optuna_softprune.graph._faithful import expect_copies_to_be_alike
 from optuna_softprune.graph._groups import (
     FIXED,
@@ -50,6 +50,7 @@ __all__ = [
     "discover",
     "expect_copies_to_be_alike",
     "export",
+    "export_training",
     "first_line",
     "groups_of",
     "keeps_whole_groups",

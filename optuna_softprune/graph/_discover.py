@@ -40,6 +40,7 @@ def discover(
     exported: ExportedGraph,
     components: Mapping[str, nn.Module],
     stated: Mapping[StatedSize, int] = MappingProxyType({}),
+    training: ExportedGraph | None = None,
 ) -> Network:
     """Return the groups of `model`, as its exported graph couples them.
 
@@ -48,8 +49,9 @@ def discover(
         exported: Its graph.
         components: Name -> part of the network.
         stated: Sizes that modules hold and that follow the widths that they state.
+        training: The graph of train mode; what it couples is coupled too.
     """
-    propagation = Propagation(model, exported, rule_of, stated)
+    propagation = Propagation(model, exported, rule_of, stated, training)
     propagation.run()
     labels = propagation.labels
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(model)}
@@ -66,7 +68,7 @@ def discover(
     settled = {
         node: [found for found in value if not is_open(found)]
         for node, value in propagation.values.items()
-        if isinstance(value, tuple)
+        if isinstance(value, tuple) and node.graph is exported.graph
     }
     by_node = {
         node: tuple((found.axes[0], classes[vector(found.labels, found.axes[0]).numpy()]) for found in value)
@@ -76,7 +78,7 @@ def discover(
     numbering = _number(by_tensor, [*by_tensor.values(), *by_attribute.values(), *on_nodes], len(classes))
 
     tensor_units = {place: numbering.unit_of[axis] for place, axis in by_tensor.items()}
-    return Network(
+    network = Network(
         exported=exported,
         groups=_groups(propagation, tensor_units, numbering, component_paths(model, components)),
         protected=tuple(_protected(propagation, shapes, tensor_units, reasons)),
@@ -89,13 +91,17 @@ def discover(
             )
             for node, axes in by_node.items()
         },
-        macs=propagation.macs,
+        macs={node: terms for node, terms in propagation.macs.items() if node.graph is exported.graph},
         constant_macs={
             node: found
             for node in exported.graph.nodes
             if node not in propagation.macs and (found := _measured_macs(node))
         },
     )
+    # Units that eval mode never meets have no importance, and no metric would miss them.
+    used = {exported.tensors.get(node.name) for node in exported.graph.nodes if node.users}
+    idle = [group.name for group in network.groups if not any(each.tensor in used for each in group.slices)]
+    return network.without(dict.fromkeys(idle, "used in train mode only")) if idle else network
 
 
 @dataclass(frozen=True, slots=True)

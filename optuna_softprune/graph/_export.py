@@ -18,7 +18,7 @@ from optuna_softprune.graph._refusal import refused
 from optuna_softprune.graph._regions import inline_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
     from torch.fx import Graph
@@ -73,16 +73,55 @@ def export(
     """
     working = working_copy(model, dtype)
     inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=dtype))
+    with _quietly():
+        try:
+            program = torch.export.export(working, *inputs)
+        except Exception as error:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                refusal = refused(working, inputs, error)
+            raise refusal from error
+    return _exported(model, program, dtype), working
+
+
+def export_training(
+    model: nn.Module, working: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], exported: ExportedGraph
+) -> ExportedGraph | None:
+    """Return the graph of train mode where eval mode leaves parameters unused; None: it does not, or has none.
+
+    Args:
+        model: The network.
+        working: Its copy in working precision, in eval mode, as it is afterwards.
+        args: The example's positional inputs.
+        kwargs: The example's keyword inputs.
+        exported: The graph of eval mode.
+    """
+    parameters = dict(model.named_parameters())
+    unused = [
+        node
+        for node in exported.graph.nodes
+        if node.op == "placeholder" and not node.users and exported.tensors.get(node.name) in parameters
+    ]
+    if not unused:
+        return None
+    inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=exported.dtype))
+    try:
+        with _quietly():
+            return _exported(model, torch.export.export(working.train(), *inputs), exported.dtype)
+    except Exception:
+        return None  # a network may need targets to train, or draw its own way
+    finally:
+        working.eval()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Export without a trace on the screen or in the random state."""
     # Under `no_grad` a `with torch.no_grad()` of the network's own leaves no subgraph behind.
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # Recurrent layers keep their parameters in a list too; `torch.export` warns of what it makes of that itself.
         warnings.filterwarnings("ignore", message="The tensor attributes self")
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph of what it refuses
-                program = torch.export.export(working, *inputs)
-        except Exception as error:
-            raise refused(working, inputs, error) from error
-    return _exported(model, program, dtype), working
+        with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph of what it refuses
+            yield
 
 
 def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None) -> ExportedGraph:

@@ -38,8 +38,12 @@ class Propagation:
         exported: ExportedGraph,
         rule_of: Callable[[Any], Rule | None],
         stated: Mapping[StatedSize, int],
+        training: ExportedGraph | None = None,
     ) -> None:
         self.exported = exported
+        both = [exported] if training is None else [exported, training]
+        self._nodes = [node for each in both for node in each.graph.nodes]
+        self._tensors = {node: name for each in both for node, name in each.tensors.items()}
         self._to_follow = stated
         self._stated: Mapping[StatedSize, int] = {}
         self._known: set[tuple[str, str]] = set()
@@ -76,7 +80,7 @@ class Propagation:
         self._choices.begin()
         self._uncertain = []
         self.values, self._origins, self.macs = {}, {}, {}
-        for node in self.exported.graph.nodes:
+        for node in self._nodes:
             if node.op == "call_function":
                 self.values[node] = self._apply(node)
             elif node.op == "output":
@@ -164,7 +168,7 @@ class Propagation:
         if not isinstance(node, Node):
             return ()
         if node not in self.values:
-            name = self.exported.tensors.get(node.name)
+            name = self._tensors.get(node.name)
             self.values[node] = () if name is None else self._of_tensor(name, self.shape(node))
         found = self.values[node]
         assert isinstance(found, tuple)
@@ -198,10 +202,10 @@ class Propagation:
             return "a constant"
         if node.op == "placeholder":
             kind = "constant" if node.name in self.exported.constants else "input"
-            known = self.exported.tensors.get(node.name)
+            known = self._tensors.get(node.name)
             return f"coupled to `{known}`" if known else f"coupled to the {kind} `{node.name}`"
         if node not in self._origins:
-            sources = sorted(node.all_input_nodes, key=lambda source: source.name in self.exported.tensors)
+            sources = sorted(node.all_input_nodes, key=lambda source: source.name in self._tensors)
             made_here = "coupled to a tensor made in the forward pass"
             self._origins[node] = self.origin(sources[0]) if sources else made_here
         return self._origins[node]
@@ -407,7 +411,7 @@ class Propagation:
 
     def take_sides(self, weight: Node, read: int, made: int) -> None:
         """Note that axis `read` of a weight reads activations and axis `made` makes them."""
-        name = self.exported.tensors.get(weight.name)
+        name = self._tensors.get(weight.name)
         if name is not None:
             self.read.add((name, read))
             self.made.add((name, made))

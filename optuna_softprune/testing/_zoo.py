@@ -213,7 +213,7 @@ ZOO: tuple[ZooNetwork, ...] = (
         nets.UnusedBranch,
         lambda: (normal(2, 4),),
         {
-            "stem": (6, "stem head:1"),
+            "stem": (6, "stem auxiliary:1 head:1"),
         },
     ),
     ZooNetwork(
