@@ -174,3 +174,25 @@ def test_lower_precision_of_the_metric_does_not_reach_weights_and_statistics(who
         torch.testing.assert_close(seen[-2], small(*args), rtol=1e-2, atol=1e-2)
     if whole:
         torch.testing.assert_close(seen[-1], list(small.state_dict().values()), rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_metric_writes_into_its_network_reaches_no_other() -> None:
+    x = torch.randn(100, 5)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    space = PruningSpace(model, (x[:1],), reconstruction=LeastSquares(Calibration([(x,)])))
+
+    def spoiling(network: nn.Module) -> float:
+        with torch.no_grad():
+            value = network(x).square().mean().item()
+            for parameter in network.parameters():
+                parameter.fill_(50.0)
+        return value
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    objective = PruningObjective(space, spoiling, reuse=False)
+    for _ in range(2):
+        study.enqueue_trial({"0": 0.5})
+        study.optimize(objective, n_trials=1)
+    assert study.trials[0].value == study.trials[1].value
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -40,7 +40,9 @@ def remove(
 
     def replace(name: str, tensor: Tensor) -> Tensor:
         small = weights.of(name, tensor, kept, known)
-        return tensor.clone() if small is tensor and not (share and name in parameters) else small
+        # Solutions are kept for other candidates, or are the dense network's own where nothing was to be solved.
+        borrowed = small is tensor or name in known.own
+        return small.clone() if borrowed and not (share and name in parameters) else small
 
     small = copy_with(model, replace)
     for (path, name, index), units in network.attributes.items():
