@@ -15,7 +15,9 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from torch import nn
 
+import optuna_softprune
 from optuna_softprune import open_storage
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,33 @@ def test_small_controller_keeps_95_percent_of_the_reward(tmp_path: Path) -> None
     size, kept = re.findall(r"(\d+) parameters keep ([\d.]+)%", printed.splitlines()[-1])[0]
     assert int(size) < 0.6 * dense
     assert float(kept) >= 95
+
+
+def test_recipes_run_as_they_are_written() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "examples/README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    images = torch.randn(100, 1, 5, 5)
+    names = {**vars(optuna_softprune), "optuna": optuna, "torch": torch, "model": model, "images": images}
+    names |= {"unlabelled": images, "labels": model.eval()(images).argmax(1)}
+    exec(blocks[0], names)
+    space, names["metric"] = names["space"], names["accuracy"]
+    exec(blocks[1], names)
+    names["study"].optimize(names["objective"], n_trials=10)
+    assert names["study"].best_value == min(
+        trial.user_attrs["softprune:parameters"]
+        for trial in names["study"].trials
+        if trial.user_attrs["softprune:candidate"]["metrics"]["metric"] >= 0.95
+    )
+    names["constraint"] = optuna_softprune.SparsityConstraint(space, 0.5, tolerance=0.1)
+    names["train"] = lambda network, steps: nn.init.constant_(network[4].bias, steps)
+    exec(blocks[2], names)
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial(names["constraint"].project(dict.fromkeys(space.distributions, 0.5)))
+    study.optimize(names["objective"], n_trials=1)
+    small = names["objective"].best_model(study)
+    assert small[4].bias.tolist() == [50.0] * 4
+    assert names["accuracy"](small) == study.best_value
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "studies").glob("*/run.py")), ids=lambda path: path.parent.name)
