@@ -61,9 +61,11 @@ class _Squeezed(StepModule):
         super().__init__()
         self.out = channels
         self.fc = nn.Linear(channels, channels)
+        self.squeezes = channels > 1
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        gate: Tensor = torch.sigmoid(self.fc(F.adaptive_avg_pool2d(x, 1).squeeze()))
+        pooled = F.adaptive_avg_pool2d(x, 1)
+        gate: Tensor = torch.sigmoid(self.fc(pooled.squeeze() if self.squeezes else pooled.flatten(1)))
         return x * gate[:, :, None, None]
 
 
