@@ -88,8 +88,8 @@ def complete(study: optuna.Study) -> list[tuple[int, ...]]:
     return [claim.point for claim in claims if claim]
 
 
-def whole_grid(storage: str, *, workers: int, kills: int, total: int) -> None:
-    study = killed(storage, "grid", workers=workers, kills=kills, total=total)
+def whole_grid(storage: str, kind: str, *, workers: int, kills: int, total: int) -> None:
+    study = killed(storage, kind, workers=workers, kills=kills, total=total)
     counts = Counter(complete(study))
     assert set(counts.values()) == {1}
     assert len(counts) == study.user_attrs["points"]
@@ -133,7 +133,7 @@ STORAGES = ("journal", "sqlite", "postgresql", "mysql", "redis", "grpc")
 
 def ends_well(storage: str, kind: str, *, workers: int, kills: int, total: int) -> None:
     if kind.startswith("grid"):
-        whole_grid(storage, workers=workers, kills=kills, total=total)
+        whole_grid(storage, kind, workers=workers, kills=kills, total=total)
     elif kind == "tpe":
         whole_search(storage, workers=workers, kills=kills, total=total)
     else:

@@ -1,9 +1,10 @@
-"""What evaluating a candidate costs beside Torch-Pruning and beside the smaller network's forward pass alone."""
+"""What a search and a candidate cost: shared and whole, refitted and not, beside Torch-Pruning and the forward pass."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import math
 import statistics
@@ -17,17 +18,28 @@ import optuna
 import torch
 import torch_pruning
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
-from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
-from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
+from optuna_softprune import (
+    Calibration,
+    LeastSquares,
+    PruningObjective,
+    PruningSpace,
+    SoftPruneWarning,
+    SparsityConstraint,
+)
+from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler
 from optuna_softprune.testing import randomise
+from studies.autoencoders import autoencoder
 from studies.rows import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from optuna_softprune.evaluation import Evaluator
+
 Coefficients = dict[str, float]
+# Without and with reconstruction.
+Spaces = tuple[PruningSpace, PruningSpace]
 
 
 def fully_connected() -> nn.Sequential:
@@ -35,16 +47,6 @@ def fully_connected() -> nn.Sequential:
     widths = (784, 512, 256, 32, 256, 512, 784)
     layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1], nn.Sigmoid()).eval()
-
-
-def convolutional() -> nn.Sequential:
-    """Return an autoencoder of 28 x 28 pixels with flatten and unflatten, and eight groups."""
-    encoder = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
-    encoder += [nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 49, 128), nn.ReLU()]
-    decoder = [nn.Linear(128, 32 * 49), nn.ReLU(), nn.Unflatten(1, (32, 7, 7)), nn.ConvTranspose2d(32, 32, 2, 2)]
-    decoder += [nn.ReLU(), nn.ConvTranspose2d(32, 16, 2, 2), nn.ReLU(), nn.Conv2d(16, 1, 3, padding=1), nn.Sigmoid()]
-    code = [nn.Linear(128, 32), nn.Linear(32, 128), nn.ReLU()]
-    return nn.Sequential(*encoder, *code, *decoder).eval()
 
 
 def grid(space: PruningSpace, count: int) -> Iterator[Coefficients]:
@@ -88,50 +90,70 @@ def by_torch_pruning(model: nn.Module, space: PruningSpace, c: Coefficients, exa
 
 
 def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
-    """Return the mean milliseconds of calls, one behind the other."""
+    """Return the mean milliseconds of processor time of calls, one behind the other."""
     seconds = []
     for call in calls:
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return statistics.fmean(seconds) * 1e3
 
 
-def measure(model: nn.Module, x: Tensor, walk: str, candidates: list[Coefficients], every: int) -> dict[str, float]:
-    """Return mean milliseconds a candidate; (a), (b) and pruning are measured on each `every`th.
-
-    Of gradients only the probes count, not the candidate that they surround.
-    """
-    space = PruningSpace(model, (x[:2],))
+def walked(
+    space: PruningSpace, x: Tensor, candidates: list[Coefficients], counted: Callable[[int], bool]
+) -> tuple[float, Evaluator]:
+    """Return the mean milliseconds of the candidates that count, values shared, and what they were shared by."""
     evaluator = space.evaluator(2**30, print)
-    outputs: list[Tensor] = []
-    round_trip = 2 * len(space.groups) + 1 if walk == "gradients" else 0
-    some = [c for i, c in enumerate(candidates) if not round_trip or i % round_trip][::every]
     with torch.no_grad():
         evaluator.module(space.candidate(dict.fromkeys(space.distributions, 0.0)))(x)
         times = [milliseconds([lambda c=c: evaluator.module(space.candidate(c))(x)]) for c in candidates]  # type: ignore[misc]
-        shared = statistics.fmean(t for i, t in enumerate(times) if not round_trip or i % round_trip)
+    return statistics.fmean(t for i, t in enumerate(times) if counted(i)), evaluator
+
+
+def measure(
+    spaces: Spaces, model: nn.Module, x: Tensor, walk: str, candidates: list[Coefficients], every: int
+) -> dict[str, float]:
+    """Return mean milliseconds a candidate; (a), (b) and pruning are measured on each `every`th.
+
+    Of gradients only the probes count, not the candidate that they surround. The second space is refitted.
+    """
+    space, refitted = spaces
+    outputs: list[Tensor] = []
+    round_trip = 2 * len(space.groups) + 1 if walk == "gradients" else 0
+
+    def counted(i: int) -> bool:
+        return not round_trip or bool(i % round_trip)
+
+    some = [c for i, c in enumerate(candidates) if counted(i)][::every]
+    shared, evaluator = walked(space, x, candidates, counted)
+    with_refit, refitting = walked(refitted, x, candidates, counted)
+    with torch.no_grad():
         memory = evaluator.memory
         found = {"looked_up": memory.hits / (memory.hits + memory.misses), "peak_mib": memory.peak / 2**20}
         prune = milliseconds(lambda c=c: space.prune(c) for c in some)  # type: ignore[misc]
         networks = [space.prune(c).eval() for c in some]
         forward = milliseconds(lambda n=n: outputs.append(n(x)) for n in networks)  # type: ignore[misc]
         difference = max(
-            ((evaluator.module(space.candidate(c))(x) - y).abs().max() / y.abs().max()).item()
-            for c, y in zip(some, outputs, strict=True)
+            _difference(each.module(of.candidate(c))(x), of.prune(c).eval()(x))
+            for of, each in ((space, evaluator), (refitted, refitting))
+            for c in some[:5]
         )
         try:
             peer = milliseconds(lambda c=c: by_torch_pruning(model, space, c, x[:2])(x) for c in some)  # type: ignore[misc]
         except RuntimeError:  # the sizes in `nn.Unflatten` stay as they were
             peer = math.nan
-    found |= {"a_ms": peer, "b_ms": forward, "prune_ms": prune, "ms": shared}
-    ratios = {"to_a": shared / peer, "to_b": shared / forward, "to_prune_and_b": shared / (prune + forward)}
+    found |= {"a_ms": peer, "b_ms": forward, "prune_ms": prune, "ms": shared, "refitted_ms": with_refit}
+    ratios = {"to_a": shared / peer, "to_b": shared / forward, "refitted_to_plain": with_refit / shared}
     return {**found, **ratios, "difference": difference}
 
 
-def search_seconds(model: nn.Module, x: Tensor, name: str, trials: int, cache_bytes: int) -> float:
-    """Return how long a search with a sampler takes at 50 % sparsity, in memory."""
-    space = PruningSpace(model, (x[:2],))
+def _difference(y: Tensor, of_removed: Tensor) -> float:
+    """Return the largest difference of outputs, relative to the largest output."""
+    return ((y - of_removed).abs().max() / of_removed.abs().max()).item()
+
+
+def search(space: PruningSpace, x: Tensor, name: str, trials: int | None, cache_bytes: int) -> tuple[float, list[Any]]:
+    """Return the processor seconds of a search with a sampler at 50 % sparsity, in memory, and its trials."""
     constraint = SparsityConstraint(space, 0.5)
     objective = PruningObjective(
         space, lambda network: -(network(x) - x).square().mean().item(), constraint, cache_bytes=cache_bytes
@@ -139,14 +161,55 @@ def search_seconds(model: nn.Module, x: Tensor, name: str, trials: int, cache_by
     samplers: dict[str, Any] = {
         "grid": lambda: FeasibleGridSampler(space, constraint, levels=5),
         "finite differences": lambda: FiniteDifferenceSampler(constraint),
-        "SLSQP": lambda: SLSQPSampler(constraint),
         "TPE": lambda: ProjectedSampler(optuna.samplers.TPESampler(seed=0), constraint),
     }
     study = optuna.create_study(direction="maximize", sampler=samplers[name]())
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.no_grad():
         study.optimize(objective, n_trials=trials)
-    return time.perf_counter() - start
+    return time.process_time() - start, study.trials
+
+
+def searched(spaces: Spaces, model: nn.Module, x: Tensor, name: str, trials: int) -> dict[str, Any]:
+    """Return what one search takes: whole, shared, refitted, and by Torch-Pruning on copies (of each eighth trial)."""
+    space, refitted = spaces
+    count = None if name == "grid" and trials >= 200 else trials  # a grid ends by itself
+    whole, _ = search(space, x, name, count, 0)
+    shared, made = search(space, x, name, count, 2**30)
+    with_refit, _ = search(refitted, x, name, count, 2**30)
+
+    def by_peer(trial: optuna.trial.FrozenTrial) -> float:
+        small = by_torch_pruning(model, space, space.coefficients(trial.params), x[:2])
+        return float((small(x) - x).square().mean())
+
+    try:
+        with torch.no_grad():
+            peer = milliseconds(functools.partial(by_peer, trial) for trial in made[::8]) * len(made) / 1e3
+    except RuntimeError:  # the sizes in `nn.Unflatten` stay as they were
+        peer = math.nan
+    seconds = {"peer_s": peer, "whole_s": whole, "shared_s": shared, "refitted_s": with_refit}
+    ratios = {"shared_to_peer": shared / peer, "shared_to_whole": shared / whole}
+    return {"trials": len(made), **seconds, **ratios, "refitted_to_shared": with_refit / shared}
+
+
+def spaces_of(model: nn.Module, x: Tensor, samples: int) -> Spaces:
+    """Return the search space of a network without and with reconstruction."""
+    reconstruction = LeastSquares(Calibration([(x[:samples],)]))
+    return PruningSpace(model, (x[:2],)), PruningSpace(model, (x[:2],), reconstruction=reconstruction)
+
+
+def calibrated(model: nn.Module, x: Tensor, repeats: int) -> dict[str, float]:
+    """Return milliseconds of a forward pass on all inputs, in batches, and of calibrating with them; medians."""
+    batches = [(part,) for part in torch.split(x, 250)]
+    groups = PruningSpace(model, (x[:2],)).groups
+    with torch.no_grad():
+        forward = [milliseconds([lambda: [model(*batch) for batch in batches]]) for _ in range(repeats)]
+        found = [
+            milliseconds([lambda each=each: each.moments(model, groups)])  # type: ignore[misc]
+            for each in [Calibration(batches) for _ in range(repeats)]
+        ]
+    ratio = statistics.median(a / b for a, b in zip(found, forward, strict=True))
+    return {"forward_ms": statistics.median(forward), "calibration_ms": statistics.median(found), "ratio": ratio}
 
 
 def printed(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
@@ -171,47 +234,41 @@ def main() -> None:
     quick = parser.parse_args().quick
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", module="torch_pruning")
+    warnings.filterwarnings("ignore", category=SoftPruneWarning)
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     count = 20 if quick else 1000
-    flat, square, small = torch.rand(count, 784), torch.rand(count, 1, 28, 28), torch.rand(64, 3, 32, 32)
-    networks: dict[str, tuple[nn.Module, Tensor]] = {
-        "fully connected autoencoder": (randomise(fully_connected()), flat),
-        "convolutional autoencoder": (randomise(convolutional()), square),
-        "resnet18": (randomise(resnet18().eval()), small),
+    flat, square = torch.rand(count, 784), torch.rand(count, 1, 28, 28)
+    networks: dict[str, tuple[nn.Module, Tensor, int]] = {
+        "fully connected autoencoder": (randomise(fully_connected()), flat, count),
+        "fully convolutional autoencoder": (randomise(autoencoder("fully convolutional", 28)), square, count),
     }
+    spaces = {name: spaces_of(*network) for name, network in networks.items()}
+    first, second = networks
+    searches: list[dict[str, Any]] = []
+    for name, sampler in ((first, "grid"), (first, "finite differences"), (first, "TPE"), (second, "grid")):
+        row = searched(spaces[name], *networks[name][:2], sampler, 10 if quick else 200)
+        printed(searches, {"network": name, "sampler": sampler, **row})
     cases: list[tuple[str, str, Any, int, int]] = [
-        ("grid", "fully connected autoencoder", grid, 500, 7),
-        *(("gradients", name, gradients, 3, 3) for name in networks),
-        *(("alone", name, alone, 20, 1) for name in networks),
+        ("grid", first, grid, 100, 7),
+        *(("gradients", name, gradients, 2, 5) for name in networks),
+        *(("alone", name, alone, 10, 1) for name in networks),
     ]
     rows: list[dict[str, Any]] = []
-    for walk, name, walked, number, every in cases[:2] if quick else cases:
-        space = PruningSpace(networks[name][0], (networks[name][1][:2],))
-        candidates = list(walked(space, min(number, 20) if quick else number))
-        runs = [measure(*networks[name], walk, candidates, every) for _ in range(1 if quick else 3)]
+    for walk, name, steps, number, every in cases[:1] if quick else cases:
+        candidates = list(steps(spaces[name][0], min(number, 20) if quick else number))
+        runs = [measure(spaces[name], *networks[name][:2], walk, candidates, every) for _ in range(1 if quick else 3)]
         printed(
             rows,
             {"walk": walk, "network": name, **{key: statistics.median(run[key] for run in runs) for key in runs[0]}},
         )
-    searches: list[dict[str, Any]] = []
-    for name in list(networks)[: 1 if quick else 2]:
-        for sampler in ("grid", "SLSQP", "TPE", "finite differences")[: 1 if quick else None]:
-            trials = 20 if quick else 200
-            whole, shared = (search_seconds(*networks[name], sampler, trials, budget) for budget in (0, 2**30))
-            printed(
-                searches,
-                {
-                    "network": name,
-                    "sampler": sampler,
-                    "trials": trials,
-                    "whole_s": whole,
-                    "shared_s": shared,
-                    "ratio": shared / whole,
-                },
-            )
+    calibrations: list[dict[str, Any]] = []
+    for name in [first]:
+        printed(calibrations, {"network": name, **calibrated(*networks[name][:2], 1 if quick else 5)})
     if not quick:
         write(rows, Path(__file__).parent / "results.csv")
         write(searches, Path(__file__).parent / "searches.csv")
+        write(calibrations, Path(__file__).parent / "calibrations.csv")
 
 
 if __name__ == "__main__":
