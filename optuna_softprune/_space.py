@@ -295,6 +295,7 @@ class PruningSpace:
     def _set_order(self, order: Sequence[IntArray]) -> None:
         self.order = tuple(order)
         self._ranks = np.concatenate([len(each) - 1 - np.argsort(each) for each in order])
+        self._weights = self._weights.ordered(self._ranks)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -84,7 +84,6 @@ class LeastSquares:
             return f"moments of its {moments.energy.shape[1]:,} inputs would take too much memory"
         if damped is None:
             return "what it reads does not change on the calibration data"
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         if not moments.shifts_bias:
             contraction = replace(contraction, bias=None)
         return Refit(
@@ -92,8 +91,9 @@ class LeastSquares:
             contraction=contraction,
             units=units[0],
             damped=damped,
-            inverse=inverse,
             mean=moments.mean,
+            order=torch.arange(len(units[0])),
+            factor=torch.linalg.cholesky(damped),
         )
 
 

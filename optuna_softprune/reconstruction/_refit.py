@@ -9,9 +9,10 @@
 | Z | inputs that are removed, as combinations of those that stay: x_R = Z^T x_P | (g, k, r) |
 | W' | the refitted weights | (g, rows, k) |
 
-    Z = H_PP^-1 S_PR = -A_PR A_RR^-1    W' = W_P + W_R Z^T    b' = b + sum over taps of W_R (m_R - Z^T m_P)
+    Z = H_PP^-1 S_PR    W' = W_P + W_R Z^T    b' = b + sum over taps of W_R (m_R - Z^T m_P)
 
-with A = H^-1, of which the smaller system is solved.
+Of candidates that take units in one order, P are the first k inputs of that order: with H = L L^T in it, of all levels
+Z^T = L_RP L_PP^-1, a triangular system.
 
 W' has the least squared error of the outputs on the calibration data, with the ridge on how far weights move from the
 dense ones: so it is never worse than W_P. The mean is for layers with a bias that all outputs see alike; S is about
@@ -20,16 +21,17 @@ the mean there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from optuna_softprune.graph import kept_indices
+from optuna_softprune.graph import FIXED, kept_indices
 from optuna_softprune.reconstruction._sliced import sliced
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from optuna_softprune.calibration import Contraction
@@ -46,16 +48,24 @@ class Refit:
         contraction: The operation.
         units: Units of its d inputs, the same in each of its groups.
         damped: H, in float64 on the CPU.
-        inverse: A.
         mean: m.
+        order: Shape (d,): inputs, the last to go first.
+        factor: L in that order.
     """
 
     network: Network
     contraction: Contraction
     units: Units
     damped: Tensor
-    inverse: Tensor
     mean: Tensor
+    order: Tensor
+    factor: Tensor
+
+    def ordered(self, ranks: NDArray[np.int64]) -> Refit:
+        """Return it for candidates that take units in an order; `ranks` (units,) are 0 for the last to go."""
+        order = torch.from_numpy(np.argsort(np.where(self.units == FIXED, -1, ranks[self.units]), kind="stable"))
+        factor = torch.linalg.cholesky(self.damped.index_select(1, order).index_select(2, order))
+        return replace(self, order=order, factor=factor)
 
     def of(
         self, weight: Tensor, bias: Tensor | None, kept: Kept, shared: Shared | None
@@ -92,14 +102,15 @@ class Refit:
         found = None if shared is None else shared.get(key)
         if found is None:
             stay, go = (torch.from_numpy(np.flatnonzero(each)) for each in (stays, ~stays))
-            if len(stay) <= len(go):
-                rows = self.damped.index_select(1, stay)
-                factor = torch.linalg.cholesky(rows.index_select(2, stay))
-                z = torch.cholesky_solve(rows.index_select(2, go), factor)
+            count = len(stay)
+            known, last = self.order[:count], self.order[count:]
+            if stays[known.numpy()].all():
+                corner, below = self.factor[:, :count, :count], self.factor[:, count:, :count]
+                z = torch.linalg.solve_triangular(corner, below, upper=False, left=False).mT
+                z = z.index_select(1, known.argsort()).index_select(2, last.argsort())
             else:
-                rows = self.inverse.index_select(1, go)
-                factor = torch.linalg.cholesky(rows.index_select(2, go))
-                z = -torch.cholesky_solve(rows.index_select(2, stay), factor).mT
+                rows = self.damped.index_select(1, stay)
+                z = torch.cholesky_solve(rows.index_select(2, go), torch.linalg.cholesky(rows.index_select(2, stay)))
             missing = self.mean[:, None, go] - self.mean[:, None, stay] @ z
             found = torch.cat([z, missing], 1).to(device, dtype)
             if shared is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from optuna_softprune.reconstruction._statistics import Measurement, statistics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from optuna_softprune.calibration import Calibration
@@ -56,6 +59,15 @@ class Refitted:
             **{name: groups_of(network, refit.units) for name, refit in self._of_bias.items()},
             **{name: each.groups for each in self._statistics for name in (each.mean, each.variance)},
         }
+
+    def ordered(self, ranks: NDArray[np.int64]) -> Refitted:
+        """Return what does the same, faster for candidates that take units in an order."""
+        other = copy.copy(self)
+        other._refits = {name: refit.ordered(ranks) for name, refit in self._refits.items()}
+        other._of_bias = {
+            each.contraction.bias: each for each in other._refits.values() if each.contraction.bias is not None
+        }
+        return other
 
     def expect_unchanged(self, model: nn.Module) -> None:
         """Raise a ValueError if weights are not those that were calibrated."""

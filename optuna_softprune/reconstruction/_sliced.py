@@ -13,6 +13,7 @@ from optuna_softprune.graph import kept_indices
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from optuna_softprune.graph import Kept, Network
@@ -33,6 +34,10 @@ class Sliced:
 
     network: Network
     depends: Mapping[str, frozenset[int]] = field(default_factory=dict, init=False)
+
+    def ordered(self, ranks: NDArray[np.int64]) -> Sliced:
+        """Return itself."""
+        return self
 
     def of(self, name: str, dense: Tensor, kept: Kept, known: Solutions) -> Tensor:
         """Return what is kept of a parameter or buffer: `dense` itself if it stays whole, else a new tensor."""

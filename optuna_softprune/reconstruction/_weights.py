@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from optuna_softprune.graph import Kept
@@ -47,6 +49,14 @@ class Weights(Protocol):
 
     @property
     def depends(self) -> Mapping[str, frozenset[int]]: ...
+
+    def ordered(self, ranks: NDArray[np.int64]) -> Weights:
+        """Return what does the same, faster for candidates that take units in an order.
+
+        Args:
+            ranks: Shape (units,): place of each unit in its group, 0 for the last to go.
+        """
+        ...
 
     def of(self, name: str, dense: Tensor, kept: Kept, known: Solutions) -> Tensor:
         """Return a parameter or buffer of the smaller network: `dense` itself if it stays as it is.
