@@ -252,7 +252,7 @@ def test_zoo_is_refitted_and_otherwise_as_it_was(network: Any) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     space = PruningSpace(model, args, reconstruction=LeastSquares(Calibration([args])))
     plain = PruningSpace(model, args)
-    c = {group.name: 0.5 for group in space.groups}
+    c = space.snap({name: found.high / 2 for name, found in space.distributions.items()})
     small, sliced = space.prune(c), plain.prune(c)
     assert {n: t.shape for n, t in small.state_dict().items()} == {n: t.shape for n, t in sliced.state_dict().items()}
     assert all(torch.isfinite(each).all() for each in small.state_dict().values())
@@ -269,7 +269,7 @@ def test_refitted_is_the_masked_network_with_the_refitted_weights_in_place(netwo
     args = tuple(x.double() if x.is_floating_point() else x for x in network.inputs())
     model = randomise(network.build()).double().eval()
     space = PruningSpace(model, args, reconstruction=LeastSquares(Calibration([args, args])))
-    c = {group.name: 0.5 for group in space.groups}
+    c = space.snap({name: found.high / 2 for name, found in space.distributions.items()})
     small = space.prune(c)
     kept = space.candidate(c).kept
     placed = copy.deepcopy(model)
