@@ -9,6 +9,8 @@ from optuna_softprune._errors import (
     InfeasibleTargetError,
     ModeWarning,
     NothingToPruneError,
+    PrunedFileError,
+    SettingsWarning,
     SoftPruneError,
     SoftPruneWarning,
     StorageError,
@@ -23,6 +25,7 @@ from optuna_softprune.graph import Group, Protected, Side, Slices
 from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, ReconstructionError, Taylor
 from optuna_softprune.objective import PruningObjective, Requirement
 from optuna_softprune.reconstruction import LeastSquares
+from optuna_softprune.shipping import load_pruned, save_pruned
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
 __version__ = version("optuna-softprune")
@@ -42,11 +45,13 @@ __all__ = [
     "ModeWarning",
     "NothingToPruneError",
     "Protected",
+    "PrunedFileError",
     "PruningObjective",
     "PruningSpace",
     "Random",
     "ReconstructionError",
     "Requirement",
+    "SettingsWarning",
     "Side",
     "Slices",
     "SoftPruneError",
@@ -57,7 +62,9 @@ __all__ = [
     "Taylor",
     "UnusedParameterWarning",
     "VerificationWarning",
+    "load_pruned",
     "open_storage",
     "recover",
     "remaining_trials",
+    "save_pruned",
 ]

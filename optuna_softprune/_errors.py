@@ -27,6 +27,10 @@ class StorageError(SoftPruneError, RuntimeError):
     """A storage cannot be opened."""
 
 
+class PrunedFileError(SoftPruneError, ValueError):
+    """A file of a smaller network is damaged, of another version, or does not fit the network."""
+
+
 class SoftPruneWarning(UserWarning):
     """Base of the warnings of this package; each is given once per search space."""
 
@@ -45,6 +49,10 @@ class CalibrationWarning(SoftPruneWarning):
 
 class ComponentWarning(SoftPruneWarning):
     """The components that were named do not hold all of the network's parameters."""
+
+
+class SettingsWarning(SoftPruneWarning):
+    """A network that takes up saved weights has other settings than the one that was pruned."""
 
 
 class VerificationWarning(SoftPruneWarning):

@@ -19,6 +19,8 @@ FORBIDDEN = {
     "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.reconstruction"),
     "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),
     "reconstruction": ("optuna", "optuna_softprune.importance", "optuna_softprune.removal"),
+    "plan": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients", "optuna_softprune.removal"),
+    "shipping": ("optuna", "optuna_softprune.objective", "optuna_softprune.samplers", "optuna_softprune.evaluation"),
     "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
     "evaluation": (
         "optuna",

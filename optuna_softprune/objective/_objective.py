@@ -36,8 +36,10 @@ from optuna_softprune.objective._record import (
     ROLE,
     Claimed,
     claim,
+    trial_facts,
 )
 from optuna_softprune.objective._second_look import WHOLE, SecondLook
+from optuna_softprune.plan import note_study
 from optuna_softprune.storage import (
     FAILURE,
     History,
@@ -239,6 +241,7 @@ class PruningObjective:
                     "Go on with another study name and `cache_bytes=0`, which evaluates each candidate whole."
                 )
         small = space.prune(c)
+        note_study(small, trial_facts(study, best))
         return small if self._finish is None else self._finished(small.eval())
 
     def _finished(self, model: nn.Module) -> nn.Module:

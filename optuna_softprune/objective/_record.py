@@ -123,6 +123,20 @@ def _joined(held: Mapping[str, Any]) -> str:
     return "".join(held[key] for key in sorted(chunks, key=lambda key: int(key.rpartition(":")[2])))
 
 
+def trial_facts(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """Return what a smaller network's file says of the trial that it comes from, as JSON."""
+    held, found = study.user_attrs, trial.user_attrs
+    return {
+        "name": study.study_name,
+        "trial": trial.number,
+        "metrics": found.get(CANDIDATE, {}).get("metrics", {}),
+        "dense": held.get(DENSE, {}),
+        "constraint": held.get(CONSTRAINT),
+        **{name: found.get(f"{PREFIX}{name}") for name in ("sparsity", "parameters", "macs")},
+        "weights": held.get(f"{PREFIX}weights"),
+    }
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a study's results may depend on."""
     from optuna_softprune import __version__

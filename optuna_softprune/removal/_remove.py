@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_softprune.graph import copy_with, kept_indices
+from optuna_softprune.plan import attach, plan_of, set_length
 from optuna_softprune.reconstruction import Sliced, Solutions
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def remove(
         network: Its groups.
         kept: Shape (units,): whether each unit stays.
         share: Whether parameters that stay whole are the dense network's own memory: enough for a copy that is
-            only evaluated. Else the copy shares nothing.
+            only evaluated. Else the copy shares nothing, and what was removed goes along with it as its plan.
         weights: What gives the copy its weights; default: they are sliced.
         known: What is known of the candidate.
     """
@@ -46,12 +47,8 @@ def remove(
 
     small = copy_with(model, replace)
     for (path, name, index), units in network.attributes.items():
-        module = small.get_submodule(path)
-        length = int(kept_indices(units, kept).sum())
-        if index is None:
-            setattr(module, name, length)
-        else:
-            lengths = getattr(module, name)
-            setattr(module, name, type(lengths)([*lengths[:index], length, *lengths[index + 1 :]]))
+        set_length(small.get_submodule(path), name, index, int(kept_indices(units, kept).sum()))
     weights.measure(small, kept)
+    if not share:
+        attach(small, plan_of(model, network, kept))
     return small
