@@ -14,7 +14,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySampl
 from test_constraint import space_of
 
 from optuna_softprune import SparsityConstraint
-from optuna_softprune.samplers import ProjectedSampler, baselines, sensitivity_start, sensitivity_sweep
+from optuna_softprune.samplers import ProjectedSampler, additive_start, additive_sweep, baselines
 from optuna_softprune.testing import analytic_problem
 
 if TYPE_CHECKING:
@@ -133,28 +133,58 @@ def test_global_norm_takes_from_the_group_with_small_scores() -> None:
     assert c["0"] == c["4"] == 0
 
 
-def test_sensitivity_finds_the_start_of_a_problem_whose_groups_do_not_act_on_each_other() -> None:
-    """Losses that are k_g c_g^2 are what it assumes: its start is their optimum, known in closed form."""
-    sizes = (64, 48, 32, 80, 56)
-    problem = analytic_problem("from zero", sizes, condition=20)
-    problem = dataclasses.replace(problem, center=np.zeros(len(sizes)))
-    constraint = problem.constraint
-
-    def objective(trial: optuna.Trial) -> float:
-        return -problem.loss(
-            np.array(
-                [trial.suggest_float(n, 0, high) for n, high in zip(constraint.names, constraint.highest, strict=True)]
-            )
-        )
-
+def swept(constraint: SparsityConstraint, loss: Callable[[np.ndarray[Any, Any]], float], levels: int) -> optuna.Study:
+    """Return a study that maximises -loss, in which the sweep is complete."""
+    sweep = additive_sweep(constraint, levels=levels)
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(ValueError, match=r"Expected the 6 candidates of `sensitivity_sweep.* but 6 are not"):
-        sensitivity_start(study, constraint)
-    for c in sensitivity_sweep(constraint):
+    for c in sweep:
         study.enqueue_trial(c)
-    study.optimize(objective, n_trials=6)
-    start = sensitivity_start(study, constraint)
-    assert constraint.violation(np.array(list(start.values()))) <= 0
-    assert start == dict(zip(constraint.names, constraint.project(problem.optimum).tolist(), strict=True))
-    with pytest.raises(ValueError, match=r"Expected `share` to be in \(0, 1\]"):
-        sensitivity_sweep(constraint, share=0)
+    bounds = list(zip(constraint.names, constraint.highest.tolist(), strict=True))
+    study.optimize(
+        lambda trial: -loss(np.array([trial.suggest_float(name, 0, high) for name, high in bounds])),
+        n_trials=len(sweep),
+    )
+    return study
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+def test_additive_start_is_the_optimum_where_groups_do_not_act_on_each_other(target: float) -> None:
+    """Of losses k_g c_g^2 the optimum is known in closed form; the sweep was made for another target."""
+    sizes = (64, 48, 32, 80, 56) * 4
+    problem = analytic_problem("from zero", sizes, target=target, condition=20)
+    problem = dataclasses.replace(problem, center=np.zeros(len(sizes)))
+    other = analytic_problem("from zero", sizes, target=0.6, condition=20).constraint
+    study = swept(other, problem.loss, 4)
+    assert len(study.trials) == 81
+    start = np.array(list(additive_start(study, problem.constraint).values()))
+    assert problem.constraint.violation(start) <= 0
+    assert problem.exact(start) <= 1.02 * problem.exact(problem.optimum)  # of curves through four levels
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_additive_start_is_the_best_of_all_points_of_a_small_lattice(seed: int, target: float) -> None:
+    """With every level measured the curves are exact; they jump, and counts are products of neighbouring widths."""
+    constraint = SparsityConstraint(SPACE, target, tolerance=0.02)
+    random = np.random.default_rng(seed)
+    tables = [np.cumsum([0.0, *random.exponential(size=size - 1) ** 3]) for size in constraint.sizes]
+
+    def loss(c: np.ndarray[Any, Any]) -> float:
+        removed = np.rint(c * constraint.sizes).astype(int)
+        return float(sum(table[units] for table, units in zip(tables, removed, strict=True)))
+
+    sweep = [np.array(list(c.values())) for c in additive_sweep(constraint, levels=11)]
+    assert len(sweep) == 1 + sum(size - 1 for size in constraint.sizes)
+    start = np.array(list(additive_start(swept(constraint, loss, 11), constraint).values()))
+    grid = np.stack(np.meshgrid(*(np.arange(n) / n for n in constraint.sizes)), -1).reshape(-1, len(constraint.sizes))
+    best = min(map(loss, grid[constraint.violation(grid) <= 0]))
+    assert constraint.violation(start) <= 0
+    assert loss(start) == pytest.approx(best)
+
+
+def test_what_the_additive_start_misses_is_said() -> None:
+    study = optuna.create_study()
+    with pytest.raises(ValueError, match=r"Expected the candidates of `additive_sweep.*no trial of the groups"):
+        additive_start(study, CONSTRAINT)
+    with pytest.raises(ValueError, match="Expected `levels` to be an integer of at least 1, but got 0"):
+        additive_sweep(CONSTRAINT, levels=0)

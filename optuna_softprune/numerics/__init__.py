@@ -1,5 +1,6 @@
 """The search algorithms, as straight-line code over points and losses; no Optuna and no torch here."""
 
+from optuna_softprune.numerics._additive import Curve, least_sum
 from optuna_softprune.numerics._finite_differences import FiniteDifferences, descend
 from optuna_softprune.numerics._probes import Scheme
 from optuna_softprune.numerics._restarts import beside, nearest_to_dense, ray, with_restarts
@@ -9,6 +10,7 @@ from optuna_softprune.numerics._slsqp import SLSQP, minimise
 __all__ = [
     "SLSQP",
     "Batch",
+    "Curve",
     "Evaluation",
     "FiniteDifferences",
     "Report",
@@ -17,6 +19,7 @@ __all__ = [
     "Search",
     "beside",
     "descend",
+    "least_sum",
     "minimise",
     "nearest_to_dense",
     "ray",

@@ -1,10 +1,10 @@
 """Optuna samplers for coefficients, and the heuristics that they must beat."""
 
+from optuna_softprune.samplers._additive import additive_start, additive_sweep
 from optuna_softprune.samplers._baselines import baselines
 from optuna_softprune.samplers._finite_differences import FiniteDifferenceSampler
 from optuna_softprune.samplers._grid import FeasibleGridSampler
 from optuna_softprune.samplers._projected import ProjectedSampler
-from optuna_softprune.samplers._sensitivity import sensitivity_start, sensitivity_sweep
 from optuna_softprune.samplers._slsqp import SLSQPSampler
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "FiniteDifferenceSampler",
     "ProjectedSampler",
     "SLSQPSampler",
+    "additive_start",
+    "additive_sweep",
     "baselines",
-    "sensitivity_start",
-    "sensitivity_sweep",
 ]
