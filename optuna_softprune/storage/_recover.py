@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from optuna_softprune._log import LOGGER
 from optuna_softprune.storage._lease import LEASE_S, has_expired
-from optuna_softprune.storage._optuna import as_run, claim_of, close_connections, owner_of
+from optuna_softprune.storage._optuna import all_trials, as_run, claim_of, close_connections, owner_of
 from optuna_softprune.storage._worker import is_here, lives
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def give_up(trial: optuna.Trial, interruption: BaseException) -> None:
     """Leave a trial that Ctrl-C or a signal interrupts so that another worker evaluates its candidate."""
     close_connections(trial.study, interruption)
     trial.set_user_attr(INTERRUPTED, type(interruption).__name__)
-    _queue_again(trial.study, trial.params, claim_of(as_run(trial)))
+    # A parameter may have been stored that the interrupted call did not return.
+    _queue_again(trial.study, all_trials(trial.study)[trial.number].params, claim_of(as_run(trial)))
     if not isinstance(interruption, KeyboardInterrupt):  # which Optuna fails a trial for by itself
         trial.study.tell(trial.number, state=TrialState.FAIL)
 
