@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from optuna_softprune import InfeasibleTargetError, LatticeConstraint, PruningSpace, SparsityConstraint
+from optuna_softprune.coefficients import Count
+from optuna_softprune.testing import analytic_problem
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -85,6 +88,37 @@ def test_projection_on_a_large_lattice_is_close_to_the_nearest() -> None:
         feasible = tried[constraint.violation(tried) <= 0]
         best = np.sqrt(((feasible - c) ** 2).sum(axis=1)).min()
         assert np.linalg.norm(found - c) <= 1.1 * best
+
+
+def test_projection_of_two_hundred_groups_is_feasible_and_no_single_unit_leads_nearer() -> None:
+    constraint = analytic_problem("many groups", (64, 48, 32, 80, 56) * 40).constraint
+    sizes = np.array(constraint.sizes)
+    c = np.random.default_rng(0).random(200) * constraint.highest
+    found = constraint.project(c)
+    assert constraint.violation(found) <= 0
+    around = np.clip(found + np.vstack([np.diag(1 / sizes), -np.diag(1 / sizes)]), 0, constraint.highest)
+    feasible = around[constraint.violation(around) <= 0]
+    assert len(feasible)
+    assert np.linalg.norm(found - c) <= np.linalg.norm(feasible - c, axis=1).min() + 1e-12
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_counts_along_one_group_are_those_of_each_point(seed: int) -> None:
+    """Products of up to three lengths, some of the same group, against Python's integers."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, 4, (5, 4))
+    monomials = {tuple(sorted(random.integers(0, 5, 1 + i % 3).tolist())): i + 1 for i in range(9)}
+    count = Count(constant=7, lengths=lengths, monomials=tuple((n, rows) for rows, n in monomials.items()))
+    kept, widths = random.integers(1, 1000, (2, 3)), random.integers(1, 1000, (3, 6))
+    found = count.along(kept, widths)
+    assert found.shape == (2, 3, 6)
+    for n, g, w in np.ndindex(found.shape):
+        point = kept[n].copy()
+        point[g] = widths[g, w]
+        of = [int(row[0]) + sum(int(a) * int(k) for a, k in zip(row[1:], point, strict=True)) for row in lengths]
+        exact = 7 + sum(coefficient * math.prod(of[row] for row in rows) for rows, coefficient in monomials.items())
+        assert found[n, g, w] == count(point) == exact
 
 
 def test_projection_respects_round_to_and_gives_mappings_for_mappings() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optuna_softprune._errors import InfeasibleTargetError
 from optuna_softprune.coefficients._feasible import feasible_points
-from optuna_softprune.coefficients._projection import closest, is_small, project
+from optuna_softprune.coefficients._projection import Band, closest, is_small, project
 
 if TYPE_CHECKING:
     from optuna_softprune.coefficients._counts import Count
@@ -106,12 +106,20 @@ class SparsityConstraint:
         return abs(self._sparsity(removed) - self.target) - self.tolerance
 
     def _sparsity(self, removed: NDArray[Any]) -> FloatArray:
-        sparsity: FloatArray = 1 - self._count(self._lattice.sizes - removed) / self._dense
+        return self._sparsity_of(self._count(self._lattice.sizes - removed))
+
+    def _sparsity_of(self, count: NDArray[Any]) -> FloatArray:
+        sparsity: FloatArray = 1 - count / self._dense
         return sparsity
 
     def excess(self, removed: NDArray[Any]) -> FloatArray:
         """Return target - sparsity (...) for units removed (..., G); it falls as they rise."""
         return self.target - self._sparsity(removed)
+
+    def _excess_along(self, removed: NDArray[np.int64], levels: NDArray[np.int64]) -> FloatArray:
+        """Return the excess (N, G, L) when of units removed (N, G) one group alone changes, to `levels` (G, L)."""
+        sizes = self._lattice.sizes
+        return self.target - self._sparsity_of(self._count.along(sizes - removed, sizes[:, None] - levels))
 
     def residual(self, c: Any) -> float:
         """Return sparsity - target of `c`, a mapping or an array (G,), with widths as real numbers."""
@@ -144,9 +152,10 @@ class SparsityConstraint:
             InfeasibleTargetError: If none is found; the message names the closest sparsity.
         """
         feasible = self._feasible if is_small(self._lattice) else None
-        removed = project(self._lattice, self._lattice.array(c), self.excess, self.tolerance, feasible)
+        band = Band(excess=self.excess, along=self._excess_along, slope=self.gradient, width=self.tolerance)
+        removed = project(self._lattice, self._lattice.array(c), band, feasible)
         if removed is None:
-            nearest = self._sparsity(closest(self._lattice, self.excess))
+            nearest = self._sparsity(closest(self._lattice, band))
             raise InfeasibleTargetError(
                 f"Expected a network within `tolerance={self.tolerance}` of `target={self.target}`, but the closest "
                 f"found has sparsity {nearest:.6g} of the {COUNTED[self.of]}: raise the tolerance, or move the target "

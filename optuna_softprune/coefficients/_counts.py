@@ -7,13 +7,14 @@
 | l = F [1, k] | lengths of all axes that shrink | (..., A) |
 
 The units of a group touch the same axes equally often, so every length is linear in k, and a count is a constant
-plus a sum of monomials: a coefficient times a product of lengths.
+plus a sum of monomials: a coefficient times a product of lengths. Nothing in it is negative, so no part of a sum is
+larger than the dense count: int64 is exact as long as that fits in it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,41 @@ if TYPE_CHECKING:
     from optuna_softprune.graph import Network, Units
 
 IntArray = NDArray[np.int64]
+
+# Values of products of lengths that are held at once: 8 MB.
+CHUNK = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Degree:
+    """The M monomials of one degree D, and the P pairs of one of them and a group that it depends on.
+
+    Attributes:
+        coefficients: Shape (M,).
+        rows: Shape (M, D): rows of F.
+        readers: Shape (P,): the monomial of each pair.
+        groups: Shape (P,): the group of each pair, ascending.
+        slopes: Shape (D, P): indices per unit of that group in each length of that monomial.
+    """
+
+    coefficients: IntArray
+    rows: IntArray
+    readers: IntArray
+    groups: IntArray
+    slopes: IntArray
+
+    @classmethod
+    def of(cls, monomials: Sequence[tuple[int, tuple[int, ...]]], slopes: IntArray) -> _Degree:
+        """Return monomials as arrays; `slopes` (A, G) are the indices per unit of each length."""
+        rows = np.array([rows for _, rows in monomials], np.int64)
+        groups, readers = (slopes[rows] != 0).any(axis=1).T.nonzero()
+        return cls(
+            coefficients=np.array([coefficient for coefficient, _ in monomials], np.int64),
+            rows=rows,
+            readers=readers,
+            groups=groups,
+            slopes=slopes[rows[readers].T, groups],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,27 +78,74 @@ class Count:
     constant: int
     lengths: IntArray
     monomials: tuple[tuple[int, tuple[int, ...]], ...]
+    _by_degree: tuple[_Degree, ...] = field(init=False, compare=False, repr=False)
 
-    def __call__(self, kept: IntArray) -> IntArray:
-        """Return the count (...) for units kept (..., G); exact for integers."""
-        lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
-        total = np.full(kept.shape[:-1], self.constant, kept.dtype)
+    def __post_init__(self) -> None:
+        degrees: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         for coefficient, rows in self.monomials:
-            product = lengths[..., rows[0]]
-            for row in rows[1:]:
-                product = product * lengths[..., row]
-            total = total + coefficient * product
+            degrees.setdefault(len(rows), []).append((coefficient, rows))
+        by_degree = tuple(_Degree.of(found, self.lengths[:, 1:]) for found in degrees.values())
+        object.__setattr__(self, "_by_degree", by_degree)
+
+    def __call__(self, kept: NDArray[Any]) -> NDArray[Any]:
+        """Return the count (...) for units kept (..., G); exact for integers."""
+        points = kept.reshape(-1, kept.shape[-1])
+        total = np.empty(len(points), kept.dtype)
+        chunk = max(1, CHUNK // max(1, len(self.monomials)))
+        for i in range(0, len(points), chunk):
+            lengths = self.lengths[:, 0] + points[i : i + chunk] @ self.lengths[:, 1:].T
+            total[i : i + chunk] = self._of(lengths)
+        return total.reshape(kept.shape[:-1])
+
+    def _of(self, lengths: NDArray[Any]) -> NDArray[Any]:
+        """Return the count (N,) for lengths (N, A)."""
+        total = np.full(len(lengths), self.constant, lengths.dtype)
+        for degree in self._by_degree:
+            total += _product(lengths, degree.rows) @ degree.coefficients
         return total
+
+    def along(self, kept: IntArray, widths: IntArray) -> IntArray:
+        """Return the exact counts (N, G, L) when one group alone changes.
+
+        At g all groups keep the units of `kept` (N, G), but group g, which keeps those of row g of `widths` (G, L):
+        the count is a polynomial of that width.
+        """
+        lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
+        total = self._of(lengths)[:, None, None]
+        for degree in self._by_degree:
+            old_widths = kept[:, degree.groups]
+            polynomial = [degree.coefficients[degree.readers]]  # by power of the width: (P,) or (N, P)
+            for factor, slope in zip(degree.rows[degree.readers].T, degree.slopes, strict=True):
+                offset = lengths[:, factor] - slope * old_widths  # the length without the group that changes
+                raised = [0, *(term * slope for term in polynomial)]
+                polynomial = [a + b for a, b in zip([*(term * offset for term in polynomial), 0], raised, strict=True)]
+            present, first = np.unique(degree.groups, return_index=True)
+            new, old = np.zeros((*kept.shape, widths.shape[1]), np.int64), np.zeros_like(kept)
+            for term in reversed(polynomial):  # Horner's scheme
+                of_group = np.zeros_like(kept)
+                of_group[:, present] = np.add.reduceat(term, first, axis=-1)
+                new, old = new * widths + of_group[..., None], old * kept + of_group
+            total = total + new - old[..., None]
+        return np.broadcast_to(total, (*kept.shape, widths.shape[1]))
 
     def gradient(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives (G,) of the count by the units kept (G,), taken as real numbers."""
         lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
-        slope = np.zeros(len(kept))
-        for coefficient, rows in self.monomials:
-            for i, row in enumerate(rows):  # product rule
-                others = np.prod([lengths[other] for other in rows[:i] + rows[i + 1 :]])
-                slope = slope + coefficient * others * self.lengths[row, 1:]
+        by_length = np.zeros(len(lengths))
+        for degree in self._by_degree:
+            for i, row in enumerate(degree.rows.T):  # product rule
+                others = _product(lengths, np.delete(degree.rows, i, axis=1))
+                by_length += np.bincount(row, degree.coefficients * others, len(lengths))
+        slope: NDArray[np.float64] = by_length @ self.lengths[:, 1:]
         return slope
+
+
+def _product(lengths: NDArray[Any], rows: IntArray) -> NDArray[Any]:
+    """Return the products (..., M) of lengths (..., A) over rows (M, D)."""
+    product = np.ones((*lengths.shape[:-1], len(rows)), lengths.dtype)
+    for factor in rows.T:
+        product *= lengths[..., factor]
+    return product
 
 
 def parameter_count(network: Network, parameters: Iterable[str]) -> Count:

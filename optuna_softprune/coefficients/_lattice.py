@@ -25,17 +25,22 @@ class Lattice:
         sizes: Shape (G,): units of each group.
         levels: For each group the numbers of units that can be removed, ascending from 0.
         highest: Shape (G,): the largest coefficient of each group.
+        ladder: Shape (G, L): the levels, with the last repeated to the same length.
     """
 
     names: tuple[str, ...]
     sizes: IntArray
     levels: tuple[IntArray, ...]
     highest: FloatArray = field(init=False, compare=False)
+    ladder: IntArray = field(init=False, compare=False, repr=False)
     _middles: tuple[FloatArray, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         most = np.array([levels[-1] for levels in self.levels], np.int64)
         object.__setattr__(self, "highest", most / self.sizes)
+        longest = max((len(levels) for levels in self.levels), default=0)
+        ladder = [np.pad(levels, (0, longest - len(levels)), mode="edge") for levels in self.levels]
+        object.__setattr__(self, "ladder", np.array(ladder, np.int64).reshape(len(most), longest))
         object.__setattr__(self, "_middles", tuple((levels[1:] + levels[:-1]) / 2 for levels in self.levels))
 
     @classmethod

@@ -13,18 +13,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from optuna_softprune.coefficients._lattice import Lattice
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Excess = Callable[[NDArray[Any]], FloatArray]
 
 # Lattices of up to so many points are small: all their feasible points are listed once, in 0.1 s.
 SMALL_POINTS = 200_000
@@ -32,36 +34,56 @@ SMALL_POINTS = 200_000
 PAIRED_GROUPS = 24
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The points whose excess is small enough.
+
+    Attributes:
+        excess: Units removed (..., G) -> f (...).
+        along: Units removed (N, G), levels (G, L) -> f (N, G, L) when one group alone changes, to a level of its row.
+        slope: Coefficients (G,) -> the slope (G,) of -f by them.
+        width: w.
+    """
+
+    excess: Callable[[NDArray[Any]], FloatArray]
+    along: Callable[[IntArray, IntArray], FloatArray]
+    slope: Callable[[FloatArray], FloatArray]
+    width: float
+
+    def holds(self, removed: IntArray) -> NDArray[np.bool_]:
+        """Return whether points (..., G) are in the band."""
+        inside: NDArray[np.bool_] = np.abs(self.excess(removed)) <= self.width
+        return inside
+
+
 def is_small(lattice: Lattice) -> bool:
     """Whether all feasible points of a lattice can be listed."""
-    return bool(np.prod([float(len(levels)) for levels in lattice.levels]) <= SMALL_POINTS)
+    return math.prod(len(levels) for levels in lattice.levels) <= SMALL_POINTS
 
 
-def project(
-    lattice: Lattice, c: FloatArray, excess: Excess, width: float, feasible: IntArray | None
-) -> IntArray | None:
+def project(lattice: Lattice, c: FloatArray, band: Band, feasible: IntArray | None) -> IntArray | None:
     """Return the units removed (G,) at a near point of the band, or None if no point was found in it.
 
     Truly nearest when the nearest of all lattice points is in the band, and when all `feasible` points (N, G) are
     given; else the best point that changes of one or two groups do not improve.
     """
     snapped = lattice.removed(c)
-    if abs(excess(snapped[None])[0]) <= width:
+    if band.holds(snapped):
         return snapped
     if feasible is not None:
         return _nearest(lattice, feasible, c)
-    found = _adjusted(lattice, c, _on_surface(lattice, c, excess), excess, width)
-    return None if found is None else _improved(lattice, c, found, excess, width)
+    found = _adjusted(lattice, c, _on_surface(lattice, c, band), band)
+    return None if found is None else _improved(lattice, c, found, band)
 
 
-def closest(lattice: Lattice, excess: Excess) -> IntArray:
+def closest(lattice: Lattice, band: Band) -> IntArray:
     """Return the units removed (G,) with the smallest |f| among those that were looked at."""
     best = np.array([levels[0] for levels in lattice.levels])
     for share in np.linspace(0, 1, 33):
         base = lattice.removed(share * lattice.highest)
-        tried = np.concatenate([_along(lattice, base, g) for g in range(len(base))])
-        tried = np.concatenate([tried, best[None]])
-        best = tried[np.abs(excess(tried)).argmin()]
+        step = int(np.abs(band.along(base[None], lattice.ladder)).argmin())
+        tried = np.stack([_changed(base, lattice.ladder, step), best])
+        best = tried[np.abs(band.excess(tried)).argmin()]
     return best
 
 
@@ -78,29 +100,17 @@ def _nearest(lattice: Lattice, points: IntArray, c: FloatArray) -> IntArray | No
     return nearest
 
 
-def _nearest_feasible(
-    lattice: Lattice, tried: IntArray, c: FloatArray, excess: Excess, width: float
-) -> IntArray | None:
-    """Return the nearest of points (T, G) that is in the band."""
-    return _nearest(lattice, tried[np.abs(excess(tried)) <= width], c)
-
-
-def _on_surface(lattice: Lattice, c: FloatArray, excess: Excess) -> FloatArray:
+def _on_surface(lattice: Lattice, c: FloatArray, band: Band) -> FloatArray:
     """Return the point on f = 0 that c + t g reaches, clipped to the box, with g the slope of -f at c."""
-    point = np.clip(c, 0, lattice.highest)
-    step = np.diag(0.5 / lattice.sizes)
-    ahead, behind = np.minimum(point + step, lattice.highest), np.maximum(point - step, 0)
-    width = np.diagonal(ahead - behind)
-    slope = (excess(behind * lattice.sizes) - excess(ahead * lattice.sizes)) / width
+    slope = band.slope(c)
     direction = slope / np.linalg.norm(slope)
 
     def at(t: float) -> FloatArray:
-        moved: FloatArray = np.clip(point + t * direction, 0, lattice.highest)
+        moved: FloatArray = np.clip(c + t * direction, 0, lattice.highest)
         return moved
 
     def value(t: float) -> float:
-
-        return float(excess((at(t) * lattice.sizes)[None])[0])
+        return float(band.excess(at(t) * lattice.sizes))
 
     reach = 1 / float(direction[direction > 0].min())  # there every group that counts is at an end of its range
     if value(-reach) <= 0 or value(reach) >= 0:
@@ -110,45 +120,62 @@ def _on_surface(lattice: Lattice, c: FloatArray, excess: Excess) -> FloatArray:
     return at(brentq(value, -reach, reach, xtol=1e-6 * reach, rtol=1e-6))
 
 
-def _along(lattice: Lattice, base: IntArray, group: int) -> IntArray:
-    """Return the points (levels, G) that differ from `base` in one group."""
-    line = np.repeat(base[None], len(lattice.levels[group]), axis=0)
-    line[:, group] = lattice.levels[group]
-    return line
+def _changed(base: IntArray, levels: IntArray, index: int) -> IntArray:
+    """Return `base` (G,) with one group at the level of that flat index into levels (G, L)."""
+    changed = base.copy()
+    changed[index // levels.shape[1]] = levels.flat[index]
+    return changed
 
 
-def _adjusted(lattice: Lattice, c: FloatArray, start: FloatArray, excess: Excess, width: float) -> IntArray | None:
+def _nearest_along(lattice: Lattice, bases: IntArray, levels: IntArray, c: FloatArray, band: Band) -> IntArray | None:
+    """Return the nearest point of the band that differs from one of (N, G) in one group, at one of `levels` (G, L)."""
+    inside = np.abs(band.along(bases, levels)) <= band.width
+    if not inside.any():
+        return None
+    moved = (levels / lattice.sizes[:, None] - c[:, None]) ** 2
+    others = _distance(lattice, bases, c)[:, None] - (bases / lattice.sizes - c) ** 2
+    index = int(np.where(inside, others[..., None] + moved, np.inf).argmin())
+    return _changed(bases[index // levels.size], levels, index % levels.size)
+
+
+def _adjusted(lattice: Lattice, c: FloatArray, start: FloatArray, band: Band) -> IntArray | None:
     """Round to the lattice and let one group, or else two, take up the rest."""
     base = lattice.removed(start)
-    groups = range(len(base))
-    tried = np.concatenate([_along(lattice, base, g) for g in groups])
-    found = _nearest_feasible(lattice, tried, c, excess, width)
+    found = _nearest_along(lattice, base[None], lattice.ladder, c, band)
     if found is not None:
         return found
-    near = tried[np.argsort(np.abs(excess(tried)), kind="stable")[:64]]
-    tried = np.concatenate([_along(lattice, point, g) for point in near for g in groups])
-    return _nearest_feasible(lattice, tried, c, excess, width)
+    repeated = np.diff(lattice.ladder, axis=1, prepend=-1) == 0
+    excess = np.where(repeated, np.inf, np.abs(band.along(base[None], lattice.ladder)))
+    near = [_changed(base, lattice.ladder, int(i)) for i in np.argsort(excess, axis=None, kind="stable")[:64]]
+    return _nearest_along(lattice, np.array(near), lattice.ladder, c, band)
 
 
-def _improved(lattice: Lattice, c: FloatArray, point: IntArray, excess: Excess, width: float) -> IntArray:
+def _improved(lattice: Lattice, c: FloatArray, point: IntArray, band: Band) -> IntArray:
     """Change one or two groups by a level as long as that leads nearer."""
-    groups = len(point)
-    single = [(g, s) for g in range(groups) for s in (-1, 1)]
-    moves: list[tuple[tuple[int, int], ...]] = [(move,) for move in single]
-    if groups <= PAIRED_GROUPS:
-        moves += [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
-    shifts = np.zeros((len(moves), groups), np.int64)
-    for i, move in enumerate(moves):
-        for group, step in move:
-            shifts[i, group] = step
+    shifts = _paired_shifts(len(point))
     last = np.array([len(levels) - 1 for levels in lattice.levels])
+    groups = np.arange(len(point))
     while True:
-        at = np.array([np.searchsorted(levels, point[g]) for g, levels in enumerate(lattice.levels)])
-        places = np.clip(at + shifts, 0, last)
-        tried = np.stack([levels[places[:, g]] for g, levels in enumerate(lattice.levels)], axis=-1)
-        distance = _distance(lattice, tried, c)
-        nearer = tried[distance < _distance(lattice, point, c)]
-        found = _nearest_feasible(lattice, nearer, c, excess, width) if len(nearer) else None
-        if found is None:
+        at = (lattice.ladder < point[:, None]).sum(axis=1)
+        beside = lattice.ladder[groups[:, None], np.clip(at[:, None] + (-1, 1), 0, last[:, None])]
+        single = _nearest_along(lattice, point[None], beside, c, band)
+        tried = np.array([each for each in (point, single) if each is not None])
+        if len(shifts):
+            paired = lattice.ladder[groups, np.clip(at + shifts, 0, last)]
+            paired = paired[_distance(lattice, paired, c) < _distance(lattice, point, c)]
+            tried = np.concatenate([tried, paired[band.holds(paired)]])
+        found = tried[_distance(lattice, tried, c).argmin()]
+        if (found == point).all():
             return point
         point = found
+
+
+def _paired_shifts(groups: int) -> IntArray:
+    """Return the changes (P, G) of two of the groups by a level; none of more than `PAIRED_GROUPS`."""
+    single = [(g, s) for g in range(groups) for s in (-1, 1)]
+    pairs = [(a, b) for a, b in itertools.combinations(single, 2) if a[0] != b[0]] if groups <= PAIRED_GROUPS else []
+    shifts = np.zeros((len(pairs), groups), np.int64)
+    for i, pair in enumerate(pairs):
+        for group, step in pair:
+            shifts[i, group] = step
+    return shifts
