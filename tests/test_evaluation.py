@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import pickletools
+import weakref
 import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +20,7 @@ from evaluations import Seen, assert_like_the_removed_network, assert_random_net
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
+import optuna_softprune
 from optuna_softprune import PruningObjective, PruningSpace
 from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.testing import ZOO, randomise
@@ -650,3 +653,22 @@ def test_a_search_that_jumps_about_remembers_nothing_until_it_comes_back() -> No
     for c in list(candidates(SPACE, 40)) * 2:
         evaluate(objective, c)
         torch.testing.assert_close(seen.outputs[0], expected_on(X, c))
+
+
+def test_memory_of_a_search_that_is_over_is_let_go_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_softprune.evaluation._memory, "LEFT_BEHIND", -1)
+    space = PruningSpace(mlp(6, 8, 6), (X[:2],))
+
+    def search() -> weakref.ref[PruningObjective]:
+        objective = PruningObjective(space, lambda model: float(model(X).square().mean()))
+        with torch.no_grad():
+            optuna.create_study(direction="maximize").optimize(objective, n_trials=2)
+        return weakref.ref(objective)
+
+    gc.disable()
+    try:
+        over = search()
+        search()
+        assert over() is None
+    finally:
+        gc.enable()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from torch import Tensor
+
+# Bytes that memories of earlier searches may hold before they are looked through. Objects of a search that is over are
+# in cycles, and Python collects old ones by their number, which is small, not by what they hold.
+LEFT_BEHIND = 2**28
+_living: weakref.WeakSet[Memory] = weakref.WeakSet()
+_making = threading.Lock()
 
 
 class Memory:
@@ -25,10 +33,15 @@ class Memory:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.held = self.peak = self.hits = self.misses = 0
+        self.held: int = 0
+        self.peak = self.hits = self.misses = 0
         self._reserved = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
+        with _making:
+            if sum(memory.held for memory in _living) > LEFT_BEHIND:
+                gc.collect()
+            _living.add(self)
 
     def reserve(self, size: int) -> bool:
         """Set bytes of the budget aside for good, up to half of it; return whether they are left."""
