@@ -7,7 +7,6 @@ import gc
 import io
 import pickle
 import pickletools
-import weakref
 import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -659,16 +658,19 @@ def test_memory_of_a_search_that_is_over_is_let_go_for_the_next(monkeypatch: pyt
     monkeypatch.setattr(optuna_softprune.evaluation._memory, "LEFT_BEHIND", -1)
     space = PruningSpace(mlp(6, 8, 6), (X[:2],))
 
-    def search() -> weakref.ref[PruningObjective]:
+    def search() -> PruningObjective:
         objective = PruningObjective(space, lambda model: float(model(X).square().mean()))
         with torch.no_grad():
             optuna.create_study(direction="maximize").optimize(objective, n_trials=2)
-        return weakref.ref(objective)
+        return objective
 
+    gc.collect()
     gc.disable()
     try:
-        over = search()
         search()
-        assert over() is None
+        before = len(optuna_softprune.evaluation._memory._living)
+        last = search()
+        assert len(optuna_softprune.evaluation._memory._living) == before
+        del last
     finally:
         gc.enable()
