@@ -45,9 +45,14 @@ class Images:
     test: Tensor
 
 
+def mnist_root() -> str | None:
+    """Return where MNIST is; None: it is to be downloaded."""
+    return os.environ.get("MNIST_ROOT")
+
+
 def mnist() -> Images:
     """Return MNIST from `MNIST_ROOT`, or downloaded: 55,000 training images, 1,000 of each kind, 10,000 test images."""
-    root = os.environ.get("MNIST_ROOT")
+    root = mnist_root()
 
     def read(*, train: bool) -> Tensor:
         found = MNIST(root or str(WORK), train=train, download=root is None)
