@@ -27,6 +27,8 @@ from studies import autoencoders, classifiers
 from studies.command import command
 from studies.mnist_autoencoder.methods import HEURISTICS
 from studies.mnist_autoencoder.tables import TRAININGS
+from studies.peers import run as peers_run
+from studies.reconstruction import peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,6 +138,25 @@ def of_autoencoder(rows: Rows, images: autoencoders.Images, case: tuple[str, int
         keep("search with refitting", order, refitted, search(refitted, metric, target, tolerance, calls))
 
 
+def of_peer(rows: Rows, images: autoencoders.Images, case: tuple[str, int, float], quick: bool) -> None:
+    """Measure the networks of another tool, as they are and refitted, on one network."""
+    network, seed, target = case
+    key = {"part": "search", "network": network, "seed": seed, "target": target}
+    if (*key.values(), list(peers_run.TORCH_PRUNING)[-1], "") in rows:
+        return
+    model = autoencoders.trained(network, seed, images)
+    space = spaces(model, images.calibration, RIDGE[network])["activation energy", True]
+    for method, *found in peers.networks(space, model, images, target):
+        for name, small in zip((method, f"{method}, refitted"), found, strict=True):
+            row: Row = {}
+            if small is not None:
+                row["sparsity"] = 1 - peers_run.parameters(small) / peers_run.parameters(model)
+                row["test"] = autoencoders.psnr(small, images.test)
+                steps = 20 if quick else TUNING_STEPS
+                row["test_tuned"] = autoencoders.psnr(trained_on(small, images, steps), images.test)
+            rows.keep({**key, "method": name, "order": "", **row})
+
+
 def best_heuristic(
     space: PruningSpace, metric: Callable[[nn.Module], float], target: float, tolerance: float
 ) -> Coefficients:
@@ -149,6 +170,7 @@ def of_autoencoders(rows: Rows, images: autoencoders.Images, quick: bool) -> Non
     cases = [(n, s, t) for n, count in TRAININGS.items() for s in range(count) for t in (0.5, 0.7)]
     for case in tqdm([("fully connected", 0, 0.5)] if quick else cases, desc="in the search"):
         of_autoencoder(rows, images, case, quick)
+        of_peer(rows, images, case, quick)
 
 
 def of_settings(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
