@@ -8,6 +8,7 @@ import pytest
 
 from studies.mnist_autoencoder import tables as mnist_autoencoder
 from studies.peers import run as peers
+from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +33,11 @@ def test_tables_of_the_peers_are_made_of_the_results(readme: str) -> None:
     lines = peers.first_screen(rows) if readme == "README.md" else peers.summary(rows)
     assert len(lines) > 5
     assert not missing(lines, ROOT / readme)
+
+
+def test_tables_of_reconstruction_are_made_of_the_results() -> None:
+    rows = Rows(reconstruction.COLUMNS, len(reconstruction.KEYS), reconstruction.FILE)
+    assert not missing(reconstruction.tables(rows), ROOT / "studies/reconstruction/README.md")
+    assert all(
+        abs(row["sparsity"] - row["target"]) <= 0.005 + 1e-5 for row in rows if row["method"].startswith("search")
+    )
