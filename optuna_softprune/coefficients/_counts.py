@@ -13,6 +13,7 @@ larger than the dense count: int64 is exact as long as that fits in it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Count:
 
     def __call__(self, kept: NDArray[Any]) -> NDArray[Any]:
         """Return the count (...) for units kept (..., G); exact for integers."""
-        points = kept.reshape(-1, kept.shape[-1])
+        points = kept.reshape(math.prod(kept.shape[:-1]), kept.shape[-1])  # also of no groups
         total = np.empty(len(points), kept.dtype)
         chunk = max(1, CHUNK // max(1, len(self.monomials)))
         for i in range(0, len(points), chunk):
