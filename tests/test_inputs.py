@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import random
 from typing import Any
 
@@ -155,13 +156,15 @@ def test_branch_on_data_is_refused_with_its_line() -> None:
 
 
 def test_python_randomness_that_export_freezes_is_refused() -> None:
+    apart = itertools.count(0, 2)  # no two draws are alike by chance
+
     class Drawn(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layers = chain()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = self.layers(x) * random.random()
+            y: torch.Tensor = self.layers(x) * (random.random() + next(apart))
             return y
 
     with pytest.raises(ExportError, match="Expected the exported graph to compute what the network computes"):
