@@ -373,8 +373,7 @@ def _proven_network(
 
 def _fewest_parameters(network: Network) -> int:
     """Return the number of parameters when every group keeps one unit."""
-    names = [name for name, _ in network.shapes.items()]
-    return int(parameter_count(network, names)(np.ones(len(network.groups), np.int64)))
+    return int(parameter_count(network, network.shapes)(np.ones(len(network.groups), np.int64)))
 
 
 def _scalar(counts: NDArray[Any]) -> Any:

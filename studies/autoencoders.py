@@ -7,13 +7,14 @@ import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
+
+from studies.training import WORK, fit, kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,6 @@ BATCH, RATE = 256, 3e-3
 EPOCHS = {"fully connected": 10, "convolutional": 5, "fully convolutional": 5}
 NETWORKS = tuple(EPOCHS)
 LEAST_STEPS = 500
-# Networks are kept here, so that all studies prune the same ones.
-WORK = Path(__file__).parent / "work"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,32 +122,18 @@ def _upwards(a: int, b: int) -> list[nn.Module]:
 def trained(kind: str, seed: int, images: Images) -> nn.Sequential:
     """Return an autoencoder trained with Adam on squared errors, read from its file if it was trained before."""
     torch.manual_seed(seed)
+    steps = max(EPOCHS[kind] * (len(images.training) // BATCH), LEAST_STEPS)
     model = autoencoder(kind, images.training.shape[-1])
-    file = WORK / f"{images.name} {kind} {seed}.pt"
-    if file.exists():
-        model.load_state_dict(torch.load(file))
-        return model.eval()
-    train(model, images.training, max(EPOCHS[kind] * (len(images.training) // BATCH), LEAST_STEPS), RATE)
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(model.state_dict(), partial)
-    partial.replace(file)  # whole or not at all
-    return model.eval()
+    return kept(model, f"{images.name} {kind} {seed}", lambda model: train(model, images.training, steps, RATE))
 
 
 def train(model: nn.Module, images: Tensor, steps: int, rate: float) -> None:
-    """Train in place: Adam, one cycle of the learning rate up to `rate`, batches of 256 in torch's random order."""
-    optimizer = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    model.train()
-    epochs = (torch.randperm(len(images)).split(BATCH)[: len(images) // BATCH] for _ in itertools.count())  # type: ignore[no-untyped-call]
-    for rows in itertools.islice(itertools.chain.from_iterable(epochs), steps):
-        loss = nn.functional.mse_loss(model(images[rows]), images[rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    """Train in place on squared errors: Adam, one cycle of the learning rate up to `rate`, batches of 256."""
+
+    def loss_of(rows: Tensor) -> Tensor:
+        return nn.functional.mse_loss(model(images[rows]), images[rows])
+
+    fit(model, loss_of, count=len(images), batch=BATCH, steps=steps, rate=rate)
 
 
 def psnr(model: nn.Module, images: Tensor) -> float:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
-from studies.autoencoders import WORK, mnist_root
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from studies.autoencoders import mnist_root
+from studies.training import WORK, fit, kept
 
 BATCH, RATE = 128, 5e-3
 STEPS = {"digits": 600, "mnist": 860}
@@ -112,35 +109,17 @@ def trained(seed: int, data: Digits) -> nn.Sequential:
     """Return a classifier trained with Adam, read from its file if it was trained before."""
     torch.manual_seed(seed)
     model = classifier(data.calibration.shape[-1])
-    file = WORK / f"{data.name} classifier {seed}.pt"
-    if file.exists():
-        model.load_state_dict(torch.load(file))
-        return model.eval()
-    train(model, data.training, STEPS[data.name], RATE)
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(model.state_dict(), partial)
-    partial.replace(file)  # whole or not at all
-    return model.eval()
+    name = f"{data.name} classifier {seed}"
+    return kept(model, name, lambda model: train(model, data.training, STEPS[data.name], RATE))
 
 
 def train(model: nn.Module, part: Part, steps: int, rate: float) -> None:
-    """Train in place: Adam, one cycle of the learning rate up to `rate`, batches in torch's random order."""
-    optimizer = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    model.train()
-    for rows in itertools.islice(_batches(len(part.images)), steps):
-        loss = nn.functional.cross_entropy(model(part.images[rows]), part.classes[rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    """Train in place on cross entropy: Adam, one cycle of the learning rate up to `rate`, batches of 128."""
 
+    def loss_of(rows: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(part.images[rows]), part.classes[rows])
 
-def _batches(count: int) -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(count).split(BATCH)[: count // BATCH]  # type: ignore[no-untyped-call]
+    fit(model, loss_of, count=len(part.images), batch=BATCH, steps=steps, rate=rate)
 
 
 def accuracy(model: nn.Module, part: Part) -> float:

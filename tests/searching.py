@@ -92,7 +92,8 @@ def open_together(address: str, together: Barrier) -> None:
 
 
 def main(storage: str, kind: str, total: str, seconds: str = "0.005") -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C
+    for told in (signal.SIGTERM, signal.SIGINT):  # a shell lets what it starts in the background ignore Ctrl-C
+        signal.signal(told, signal.default_int_handler)  # ends as with Ctrl-C
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     objective, sampler = searched(kind, seconds=float(seconds))
     study = optuna.create_study(

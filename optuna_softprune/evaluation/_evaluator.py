@@ -24,6 +24,7 @@ from optuna_softprune.removal import random_part, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+    from contextlib import AbstractContextManager
 
     from optuna_softprune.graph import Network
     from optuna_softprune.reconstruction import Statistics, Weights
@@ -126,8 +127,7 @@ class Evaluator:
         self, sharing: Sharing, candidate: Candidate, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[list[Any], list[Any]]:
         """Return the flat outputs of the program and of the removed network."""
-        devices = [self._device] if self._device is not None and self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with self._same_randomness():
             flat = self.flat_inputs(sharing.program, args, kwargs)
             known = self.known(sharing, candidate, remember=False)
             got = sharing.run(candidate, flat, None, known, exact=True, remember=True)
@@ -157,6 +157,11 @@ class Evaluator:
                 else:
                     sharing.measure(candidate, statistics, batches, known, remember=remember)
         return known
+
+    def _same_randomness(self) -> AbstractContextManager[None]:
+        """Put the random state back, of the CPU and of the network's device."""
+        on_cuda = self._device is not None and self._device.type == "cuda"
+        return torch.random.fork_rng(devices=[self._device] if on_cuda else [])
 
     def _exactly(self) -> torch.autocast:
         """Let operations compute in the precision of their operands, whatever the metric does."""
@@ -247,8 +252,7 @@ class Evaluator:
         kept = random_part(self._network)
         some = Candidate.of(self._network, kept)
         args, kwargs = map_tensors(call, torch.clone)
-        devices = [self._device] if self._device is not None and self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with self._same_randomness():
             try:
                 module = self._removed(some)
                 before = _state(module)

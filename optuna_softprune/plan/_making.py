@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from optuna_softprune._errors import PrunedFileError
-from optuna_softprune.graph import FIXED
+from optuna_softprune.graph import kept_indices
 from optuna_softprune.plan._plan import Cut, ModuleRecord, Place, Plan
 from optuna_softprune.plan._reading import parsed
 
@@ -45,7 +45,7 @@ def plan_of(model: nn.Module, network: Network, kept: NDArray[np.bool_]) -> Plan
     made: dict[bytes, tuple[int, ...]] = {}
 
     def indices(units: Units) -> tuple[int, ...] | None:
-        stays = kept[units] | (units == FIXED)
+        stays = kept_indices(units, kept)
         if stays.all():
             return None
         key = stays.tobytes()
@@ -59,7 +59,7 @@ def plan_of(model: nn.Module, network: Network, kept: NDArray[np.bool_]) -> Plan
         if found is not None:
             cuts[name][axis] = found
     lengths: dict[Place, tuple[int, int]] = {
-        place: (len(units), int((kept[units] | (units == FIXED)).sum())) for place, units in network.attributes.items()
+        place: (len(units), int(kept_indices(units, kept).sum())) for place, units in network.attributes.items()
     }
     counts = {g.name: (g.size, int(kept[g.first_unit : g.first_unit + g.size].sum())) for g in network.groups}
     plan = Plan(

@@ -97,48 +97,34 @@ def _rms_norm(
     return y if weight is None else y * weight
 
 
-def _batch_norm(
-    operation: Any,
-    masks: Masks,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    of_batch: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Any:
-    axes = [0, *range(2, x.dim())]
-    if not of_batch or not masks.keys() & axes:
-        return operation(x, weight, bias, mean, var, of_batch, momentum, eps, cudnn_enabled)
-    return _per_channel(_normalised(x, _stays(masks, axes, x.dim()), axes, eps), weight, bias)
+def _of_channels(examples: Sequence[int]) -> Callable[..., Any]:
+    """Return the norm of channels (axis 1) whose statistics are over positions, and over these axes of examples."""
 
+    def norm(
+        operation: Any,
+        masks: Masks,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        of_input: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Any:
+        axes = [*examples, *range(2, x.dim())]
+        if not of_input or not masks.keys() & axes:
+            return operation(x, weight, bias, mean, var, of_input, momentum, eps, cudnn_enabled)
+        return _per_channel(_normalised(x, _stays(masks, axes, x.dim()), axes, eps), weight, bias)
 
-def _instance_norm(
-    operation: Any,
-    masks: Masks,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    of_input: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Any:
-    axes = list(range(2, x.dim()))
-    if not of_input or not masks.keys() & axes:
-        return operation(x, weight, bias, mean, var, of_input, momentum, eps, cudnn_enabled)
-    return _per_channel(_normalised(x, _stays(masks, axes, x.dim()), axes, eps), weight, bias)
+    return norm
 
 
 NORMS: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "rms_norm": _rms_norm,
-    "batch_norm": _batch_norm,
-    "instance_norm": _instance_norm,
+    "batch_norm": _of_channels([0]),
+    "instance_norm": _of_channels([]),
 }

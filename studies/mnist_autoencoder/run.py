@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import baselines
-from studies.autoencoders import NETWORKS, WORK, Images, digits, mnist, psnr, trained
+from studies.autoencoders import NETWORKS, Images, digits, mnist, psnr, trained
 from studies.mnist_autoencoder import figures
 from studies.mnist_autoencoder.methods import (
     CALLS,
@@ -32,6 +32,7 @@ from studies.mnist_autoencoder.methods import (
     searched,
 )
 from studies.mnist_autoencoder.tables import TRAININGS, VALUES, Tables, summary, tables_in, times
+from studies.training import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

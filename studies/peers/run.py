@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import functools
@@ -25,12 +24,14 @@ from tqdm import tqdm
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies.autoencoders import Images, digits, mnist, psnr, train, trained
+from studies.command import command
 from studies.mnist_autoencoder.methods import CALLS, HEURISTICS, orders
 from studies.mnist_autoencoder.tables import TRAININGS
-from studies.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from studies.rows import Rows
 
 HERE = Path(__file__).parent
 TARGETS = (0.5, 0.7)
@@ -269,19 +270,16 @@ def first_screen(rows: Rows) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure what is missing in results.csv and print the tables; `--quick` keeps nothing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="scikit-learn's digits, one training, 30 calls")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    torch.set_num_threads(1)  # a second one gains nothing in networks this small
-    start = time.perf_counter()
-    rows = Rows(COLUMNS, 4, None if quick else HERE / "results.csv")
+def tables(rows: Rows) -> list[str]:
+    """Return the study's tables, and the one of the project's own README."""
+    return [*summary(rows), *first_screen(rows)]
+
+
+def measure_all(rows: Rows, quick: bool) -> None:
+    """Measure what is missing."""
     run(rows, digits() if quick else mnist(), quick=quick)
-    print("\n".join([*summary(rows), *first_screen(rows)]))
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run")
 
 
 if __name__ == "__main__":
-    main()
+    quick = "scikit-learn's digits, one training, 30 calls"
+    command(measure_all, tables, columns=COLUMNS, keys=4, file=HERE / "results.csv", quick=quick)
