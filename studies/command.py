@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import tempfile
 import time
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
 import torch
@@ -15,7 +17,8 @@ from studies.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
+
+Kept = TypeVar("Kept")
 
 
 def command(
@@ -34,9 +37,21 @@ def command(
         tables: Lines in Markdown from rows.
         columns: Names of the columns.
         keys: So many of the first columns tell rows apart.
-        file: Where rows are kept; with `--quick` they are kept nowhere.
-        quick: What `--quick` does.
+        file: Where rows are kept.
+        quick: What `--quick` does; its rows are not kept.
     """
+    run(measure, tables, lambda folder: Rows(columns, keys, folder / file.name), folder=file.parent, quick=quick)
+
+
+def run(
+    measure: Callable[[Kept, bool], None],
+    tables: Callable[[Kept], list[str]],
+    kept_in: Callable[[Path], Kept],
+    *,
+    folder: Path,
+    quick: str,
+) -> None:
+    """Measure what is missing in what a study keeps, its files in a folder; with `--quick` in one that goes away."""
     parser = argparse.ArgumentParser(description=inspect.getmodule(measure).__doc__)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--tables", action="store_true", help="print the tables of what was measured, and nothing else")
@@ -44,9 +59,10 @@ def command(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)  # a second one gains nothing in networks this small
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    rows = Rows(columns, keys, None if arguments.quick else file)
-    start = time.perf_counter()
-    if not arguments.tables:
-        measure(rows, arguments.quick)
-    print("\n".join(tables(rows)))
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run")
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = kept_in(Path(temporary) if arguments.quick else folder)
+        start = time.perf_counter()
+        if not arguments.tables:
+            measure(kept, arguments.quick)
+        print("\n".join(tables(kept)))
+        print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run")

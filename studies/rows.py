@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 Row: TypeAlias = dict[str, Any]
@@ -17,13 +18,13 @@ class Rows:
 
     Args:
         columns: Their names; the first `keys` of them tell rows apart.
-        file: Where they are kept; None keeps them in memory.
+        file: Where they are kept.
     """
 
-    def __init__(self, columns: Sequence[str], keys: int, file: Path | None) -> None:
-        self.columns, self._keys, self._file = tuple(columns), keys, file
+    def __init__(self, columns: Sequence[str], keys: int, file: Path) -> None:
+        self.columns, self._keys, self.file = tuple(columns), keys, file
         self._rows: dict[tuple[Any, ...], Row] = {}
-        if file is not None and file.exists():
+        if file.exists():
             with file.open(newline="") as lines:
                 for row in csv.DictReader(lines):
                     self._take({name: _value(text) for name, text in row.items()})
@@ -44,22 +45,27 @@ class Rows:
     def keep(self, *rows: Row) -> None:
         """Add rows, in place of those with the same key, and write the file."""
         for row in rows:
-            self._take({name: round(v, 5) if isinstance(v := row.get(name, ""), float) else v for name in self.columns})
-        if self._file is not None:
-            write(list(self), self._file)
+            self._take({name: _short(row.get(name, "")) for name in self.columns})
+        partial = self.file.with_suffix(".partial")
+        with partial.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self)
+        partial.replace(self.file)  # the whole file or nothing
 
     def _take(self, row: Row) -> None:
         self._rows[tuple(row[name] for name in self.columns[: self._keys])] = row
 
 
-def write(rows: Sequence[Row], file: Path) -> None:
-    """Write rows under the columns of the first, the whole file or nothing."""
-    partial = file.with_suffix(".partial")
-    with partial.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(file)
+def markdown(rows: Iterable[Row]) -> list[str]:
+    """Return rows as the lines of a table, under the columns of the first."""
+    found = list(rows)
+    lines = [found[0], itertools.repeat("---", len(found[0])), *(row.values() for row in found)] if found else []
+    return [f"| {' | '.join(map(str, line))} |" for line in lines]
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _value(text: str) -> Any:

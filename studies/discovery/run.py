@@ -1,8 +1,7 @@
-"""How long it takes to find and verify the groups of torchvision's families; prints a table, writes results.csv."""
+"""How long does it take to find and verify the groups of torchvision's families?"""
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from pathlib import Path
@@ -10,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
+from tqdm import tqdm
 
 from optuna_softprune import PruningSpace
 from optuna_softprune.graph import discover, export, working_copy
 from optuna_softprune.removal import Verifier, prove
 from optuna_softprune.testing import randomise
-from studies.rows import write
+from studies.command import command
+from studies.rows import Rows, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+COLUMNS = ["model", "groups", "units", "removable", "error", "export_s", "discovery_s", "discovery/export"]
+COLUMNS += ["forward64_s", "verification_s", "verification/forward64"]
 FAMILIES = (
     "resnet18",
     "mobilenet_v2",
@@ -78,21 +81,14 @@ def measure(name: str, side: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure all families, or the first two on small images with `--quick`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two families, images of 64 x 64, one repeat")
-    quick = parser.parse_args().quick
-    rows: list[dict[str, Any]] = []
-    for name in FAMILIES[:2] if quick else FAMILIES:
-        row = measure(name, 64 if quick else 224, 1 if quick else 5)
-        if not rows:
-            print(" | ".join(row))
-        print(" | ".join(map(str, row.values())), flush=True)
-        rows.append(row)
-    if not quick:
-        write(rows, Path(__file__).parent / "results.csv")
+def measure_all(rows: Rows, quick: bool) -> None:
+    """Measure what is missing: all families, or two on small images."""
+    for name in tqdm(FAMILIES[:2] if quick else FAMILIES):
+        if (name,) not in rows:
+            rows.keep(measure(name, 64 if quick else 224, 1 if quick else 5))
 
 
 if __name__ == "__main__":
-    main()
+    quick = "two families, images of 64 x 64, one repeat"
+    file = Path(__file__).parent / "results.csv"
+    command(measure_all, markdown, columns=COLUMNS, keys=1, file=file, quick=quick)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import itertools
@@ -11,13 +10,14 @@ import statistics
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import optuna
 import torch
 import torch_pruning
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from optuna_softprune import (
     Calibration,
@@ -30,13 +30,19 @@ from optuna_softprune import (
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler
 from optuna_softprune.testing import randomise
 from studies.autoencoders import autoencoder
-from studies.rows import write
+from studies.command import run
+from studies.rows import Rows, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from optuna_softprune.evaluation import Evaluator
 
+WALKS = ["walk", "network", "looked_up", "peak_mib", "a_ms", "b_ms", "prune_ms", "ms", "refitted_ms"]
+WALKS += ["to_a", "to_b", "refitted_to_plain", "difference"]
+SEARCHES = ["network", "sampler", "trials", "peer_s", "whole_s", "shared_s", "refitted_s"]
+SEARCHES += ["shared_to_peer", "shared_to_whole", "refitted_to_shared"]
+CALIBRATIONS = ["network", "forward_ms", "calibration_ms", "ratio"]
 Coefficients = dict[str, float]
 # Without and with reconstruction.
 Spaces = tuple[PruningSpace, PruningSpace]
@@ -110,7 +116,7 @@ def walked(
     return statistics.fmean(t for i, t in enumerate(times) if counted(i)), evaluator
 
 
-def measure(
+def walk_of(
     spaces: Spaces, model: nn.Module, x: Tensor, walk: str, candidates: list[Coefficients], every: int
 ) -> dict[str, float]:
     """Return mean milliseconds a candidate; (a), (b) and pruning are measured on each `every`th.
@@ -212,31 +218,36 @@ def calibrated(model: nn.Module, x: Tensor, repeats: int) -> dict[str, float]:
     return {"forward_ms": statistics.median(forward), "calibration_ms": statistics.median(found), "ratio": ratio}
 
 
-def printed(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
-    """Add a row and print it as a line of a table."""
-    shown = {key: _short(value) for key, value in row.items()}
-    if not rows:
-        print("\n| " + " | ".join(shown) + " |\n|" + " --- |" * len(shown))
-    print("| " + " | ".join(map(str, shown.values())) + " |", flush=True)
-    rows.append(shown)
+class Speeds(NamedTuple):
+    """What the study keeps."""
+
+    walks: Rows
+    searches: Rows
+    calibrations: Rows
 
 
-def _short(value: Any) -> Any:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else float(f"{value:.3g}")
-    return value
+def speeds_in(folder: Path) -> Speeds:
+    """Return what a folder has of the study."""
+    return Speeds(
+        walks=Rows(WALKS, 2, folder / "results.csv"),
+        searches=Rows(SEARCHES, 2, folder / "searches.csv"),
+        calibrations=Rows(CALIBRATIONS, 1, folder / "calibrations.csv"),
+    )
 
 
-def main() -> None:
-    """Measure each walk three times and report medians; with `--quick` small cases, once, nothing written."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small cases, once")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def shortened(found: dict[str, Any]) -> dict[str, Any]:
+    """Return floats with three digits; not a number is a dash."""
+    return {
+        name: value if not isinstance(value, float) else "-" if math.isnan(value) else float(f"{value:.3g}")
+        for name, value in found.items()
+    }
+
+
+def measure(speeds: Speeds, quick: bool) -> None:
+    """Measure what is missing, each walk three times for its medians; or small cases, once."""
     warnings.filterwarnings("ignore", module="torch_pruning")
     warnings.filterwarnings("ignore", category=SoftPruneWarning)
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     count = 20 if quick else 1000
     flat, square = torch.rand(count, 784), torch.rand(count, 1, 28, 28)
     networks: dict[str, tuple[nn.Module, Tensor, int]] = {
@@ -245,31 +256,32 @@ def main() -> None:
     }
     spaces = {name: spaces_of(*network) for name, network in networks.items()}
     first, second = networks
-    searches: list[dict[str, Any]] = []
-    for name, sampler in ((first, "grid"), (first, "finite differences"), (first, "TPE"), (second, "grid")):
-        row = searched(spaces[name], *networks[name][:2], sampler, 10 if quick else 200)
-        printed(searches, {"network": name, "sampler": sampler, **row})
+    for name, sampler in tqdm([(first, "grid"), (first, "finite differences"), (first, "TPE"), (second, "grid")]):
+        if (name, sampler) not in speeds.searches:
+            row = searched(spaces[name], *networks[name][:2], sampler, 10 if quick else 200)
+            speeds.searches.keep({"network": name, "sampler": sampler, **shortened(row)})
     cases: list[tuple[str, str, Any, int, int]] = [
         ("grid", first, grid, 100, 7),
         *(("gradients", name, gradients, 2, 5) for name in networks),
         *(("alone", name, alone, 10, 1) for name in networks),
     ]
-    rows: list[dict[str, Any]] = []
-    for walk, name, steps, number, every in cases[:1] if quick else cases:
-        candidates = list(steps(spaces[name][0], min(number, 20) if quick else number))
-        runs = [measure(spaces[name], *networks[name][:2], walk, candidates, every) for _ in range(1 if quick else 3)]
-        printed(
-            rows,
-            {"walk": walk, "network": name, **{key: statistics.median(run[key] for run in runs) for key in runs[0]}},
-        )
-    calibrations: list[dict[str, Any]] = []
-    for name in [first]:
-        printed(calibrations, {"network": name, **calibrated(*networks[name][:2], 1 if quick else 5)})
-    if not quick:
-        write(rows, Path(__file__).parent / "results.csv")
-        write(searches, Path(__file__).parent / "searches.csv")
-        write(calibrations, Path(__file__).parent / "calibrations.csv")
+    for walk, name, steps, number, every in tqdm(cases[:1] if quick else cases):
+        if (walk, name) not in speeds.walks:
+            candidates = list(steps(spaces[name][0], min(number, 20) if quick else number))
+            times = [
+                walk_of(spaces[name], *networks[name][:2], walk, candidates, every) for _ in range(1 if quick else 3)
+            ]
+            medians = {key: statistics.median(each[key] for each in times) for key in times[0]}
+            speeds.walks.keep({"walk": walk, "network": name, **shortened(medians)})
+    if (first,) not in speeds.calibrations:
+        found = calibrated(*networks[first][:2], 1 if quick else 5)
+        speeds.calibrations.keep({"network": first, **shortened(found)})
+
+
+def tables(speeds: Speeds) -> list[str]:
+    """Return all rows."""
+    return [line for rows in speeds for line in [*markdown(rows), ""]]
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, tables, speeds_in, folder=Path(__file__).parent, quick="small cases, once")

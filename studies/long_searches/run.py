@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import tempfile
@@ -14,10 +13,12 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
 from torch import nn
+from tqdm import tqdm
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, open_storage, recover, remaining_trials
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, ProjectedSampler, SLSQPSampler
-from studies.rows import Rows
+from studies.command import command
+from studies.rows import Rows, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ def searched(name: str, trials: int, space: PruningSpace) -> optuna.Study:
     return study
 
 
-def measure(done: optuna.Study, address: str, name: str, space: PruningSpace) -> dict[str, float]:
+def measured(done: optuna.Study, address: str, name: str, space: PruningSpace) -> dict[str, float]:
     """Return the milliseconds of opening, resuming and one more step; those of Optuna alone beside them."""
     constraint = SparsityConstraint(space, 0.5)
     objective = PruningObjective(space, metric, constraint)
@@ -125,18 +126,12 @@ def measure(done: optuna.Study, address: str, name: str, space: PruningSpace) ->
     }
 
 
-def main() -> None:
-    """Measure each sampler on a journal file and SQLite; with `--quick` few trials, nothing written."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="50 trials instead of 1,000 and 10,000, on a journal")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def measure(rows: Rows, quick: bool) -> None:
+    """Measure what is missing: each sampler on a journal file and SQLite, or two on a journal with few trials."""
     space = PruningSpace(network(), (X,))
     names = list(samplers(space, SparsityConstraint(space, 0.5)))[-2 if quick else 0 :]
-    rows = Rows(COLUMNS, 3, None if quick else Path(__file__).parent / "results.csv")
-    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
-    for trials, name in itertools.product((50,) if quick else (1000, 10_000), names):
-        kinds = ("journal",) if quick else ("journal", "sqlite")
+    kinds = ("journal",) if quick else ("journal", "sqlite")
+    for trials, name in tqdm(list(itertools.product((50,) if quick else (1000, 10_000), names))):
         if all((kind, name, trials) in rows for kind in kinds):
             continue
         done = searched(name, trials, space)
@@ -145,12 +140,12 @@ def main() -> None:
         for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
                 address = f"{folder}/study.journal" if kind == "journal" else f"sqlite:///{folder}/study.db"
-                found = {key: round(value, 1) for key, value in measure(done, address, name, space).items()}
+                found = {key: round(value, 1) for key, value in measured(done, address, name, space).items()}
             found["resume_ratio"] = round(found["resume_ms"] / found["open_ms"], 2)
             found["step_more_ms"] = round(found["step_ms"] - found["optuna_step_ms"], 1)
             rows.keep({"storage": kind, "sampler": name, "trials": trials, **found})
-            print("| " + " | ".join(map(str, rows[(kind, name, trials)].values())) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    quick, file = "50 trials instead of 1,000 and 10,000, on a journal", Path(__file__).parent / "results.csv"
+    command(measure, markdown, columns=COLUMNS, keys=3, file=file, quick=quick)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
-import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import baselines
 from studies.autoencoders import NETWORKS, Images, digits, mnist, psnr, trained
+from studies.command import run
 from studies.mnist_autoencoder import figures
 from studies.mnist_autoencoder.methods import (
     CALLS,
@@ -186,9 +183,12 @@ def shares(case: Case, space: PruningSpace, method: str, c: Coefficients) -> lis
     ]
 
 
-def run(folder: Path, journals: Path, images: Images, *, quick: bool) -> Tables:
-    """Measure what is missing, case by case."""
-    tables = tables_in(folder)
+def measure(tables: Tables, quick: bool) -> None:
+    """Measure what is missing, case by case, and draw the figures."""
+    images = digits() if quick else mnist()
+    folder = tables.results.file.parent
+    journals = folder if quick else WORK
+    journals.mkdir(exist_ok=True)
     trainings = {network: 1 if quick else TRAININGS[network] for network in NETWORKS}
     for network, seed in [(name, seed) for name, count in trainings.items() for seed in range(count)]:
         start = time.perf_counter()
@@ -208,27 +208,13 @@ def run(folder: Path, journals: Path, images: Images, *, quick: bool) -> Tables:
             for method in tqdm(methods, desc=f"{network}, training {seed}, {target:.0%}"):
                 calls = 12 if quick else GP_CALLS if method == "GP" else CALLS[network]
                 search(case, method, tables, journals / f"{network} {seed}.journal", calls, LEVELS)
-    return tables
+    figures.draw(tables.results, tables.convergence, tables.coefficients, images, folder)
 
 
-def main() -> None:
-    """Measure, print the tables, and draw the figures; `--quick` keeps nothing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="scikit-learn's digits, one training, 12 calls")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    torch.set_num_threads(1)  # a second one gains nothing in networks this small
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if quick else HERE
-        journals = Path(temporary) if quick else WORK
-        journals.mkdir(exist_ok=True)
-        images = digits() if quick else mnist()
-        tables = run(folder, journals, images, quick=quick)
-        print("\n".join([*summary(tables), *times(tables)]))
-        figures.draw(tables.results, tables.convergence, tables.coefficients, images, folder)
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run")
+def lines(tables: Tables) -> list[str]:
+    """Return the tables in Markdown, and what each method cost."""
+    return [*summary(tables), *times(tables)]
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, lines, tables_in, folder=HERE, quick="scikit-learn's digits, one training, 12 calls")

@@ -1,8 +1,7 @@
-"""TPE projected onto the target against TPE that has it as a constraint only; prints a table, writes results.csv."""
+"""TPE projected onto the target against TPE that has it as a constraint only: how good are the networks?"""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import os
@@ -13,15 +12,19 @@ import optuna
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from optuna_softprune import ActivationEnergy, Calibration, PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import ProjectedSampler, baselines
-from studies.rows import write
+from studies.command import command
+from studies.rows import Rows, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FIELDS = ("network", "target", "seed", "sampler", "trials", "feasible", "best validation dB", "held-out dB")
+    from studies.rows import Row
+
+COLUMNS = ["network", "target", "seed", "sampler", "trials", "feasible", "best validation dB", "held-out dB"]
 
 
 def psnr(model: nn.Module, images: Tensor) -> float:
@@ -77,16 +80,21 @@ def trained(model: nn.Sequential, images: Tensor, epochs: int, seed: int) -> nn.
     return model.eval()
 
 
+def row_of(*values: Any) -> Row:
+    """Return values under their columns, the dB with two digits."""
+    return dict(zip(COLUMNS, (*values[:-2], *(round(value, 2) for value in values[-2:])), strict=True))
+
+
 def search(
     name: str, space: PruningSpace, data: Sequence[Tensor], target: float, seed: int, marks: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the rows of one network, target and seed."""
     constraint = SparsityConstraint(space, target)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for label in ("uniform", "local norm"):
         small = space.prune(baselines(space, constraint)[label])
         values = [psnr(small, images) for images in data[1:]]
-        rows.append(dict(zip(FIELDS, (name, target, seed, label, 0, 1, *values), strict=True)))
+        rows.append(row_of(name, target, seed, label, 0, 1, *values))
     samplers = {
         "TPE, constraint only": optuna.samplers.TPESampler(seed=seed),
         "TPE, projected": ProjectedSampler(optuna.samplers.TPESampler(seed=seed), constraint),
@@ -100,36 +108,29 @@ def search(
             best, held_out = float("nan"), float("nan")
             if feasible:
                 best, held_out = study.best_value, psnr(objective.best_model(study), data[2])
-            row = (name, target, seed, label, mark, feasible, best, held_out)
-            rows.append(dict(zip(FIELDS, row, strict=True)))
+            rows.append(row_of(name, target, seed, label, mark, feasible, best, held_out))
     return rows
 
 
-def main() -> None:
-    """Measure two networks, two targets and three seeds; with `--quick` one small search."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one network, one target, one seed, ten trials")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def measure(rows: Rows, quick: bool) -> None:
+    """Measure what is missing of two networks, two targets and three seeds; or one small search."""
     networks: dict[str, Any] = {"digits, convolutional": (digits, digits_network, 1 if quick else 60)}
     if not quick:
         networks["MNIST, linear"] = (mnist, mlp_network, 6)
-    rows = []
-    print(" | ".join(FIELDS))
-    for name, (load, build, epochs) in networks.items():
+    targets, marks = ((0.5,), (10,)) if quick else ((0.5, 0.7), (100, 300))
+    for (name, (load, build, epochs)), seed in tqdm(
+        list(itertools.product(networks.items(), range(1 if quick else 3)))
+    ):
+        if all((name, target, seed, "TPE, projected", marks[-1]) in rows for target in targets):
+            continue
         data = load()
-        for seed in range(1 if quick else 3):
-            torch.manual_seed(seed)
-            model = trained(build(), data[0], epochs, seed)
-            space = PruningSpace(model, (data[0][:1],), importance=ActivationEnergy(Calibration([(data[0][:256],)])))
-            for target in (0.5,) if quick else (0.5, 0.7):
-                for row in search(name, space, data, target, seed, (10,) if quick else (100, 300)):
-                    row.update({key: round(row[key], 2) for key in FIELDS[-2:]})
-                    print(" | ".join(map(str, row.values())), flush=True)
-                    rows.append(row)
-    if not quick:
-        write(rows, Path(__file__).parent / "results.csv")
+        torch.manual_seed(seed)
+        model = trained(build(), data[0], epochs, seed)
+        space = PruningSpace(model, (data[0][:1],), importance=ActivationEnergy(Calibration([(data[0][:256],)])))
+        for target in targets:
+            rows.keep(*search(name, space, data, target, seed, marks))
 
 
 if __name__ == "__main__":
-    main()
+    quick, file = "one network, one target, one seed, ten trials", Path(__file__).parent / "results.csv"
+    command(measure, markdown, columns=COLUMNS, keys=5, file=file, quick=quick)

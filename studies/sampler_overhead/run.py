@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
 from torch import nn
+from tqdm import tqdm
 
 from optuna_softprune import PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FeasibleGridSampler, FiniteDifferenceSampler, SLSQPSampler
-from studies.rows import write
+from studies.command import command
+from studies.rows import Rows, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+COLUMNS = ["sampler", "groups", "trials", "ms", "random_ms", "ratio"]
 
 
 def space_of(groups: int) -> PruningSpace:
@@ -63,33 +66,21 @@ def cases(quick: bool) -> list[tuple[str, PruningSpace, Callable[[], BaseSampler
     return found
 
 
-def main() -> None:
-    """Measure in turn with `RandomSampler`, five times; with `--quick` small cases, once, nothing written."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small cases, once")
-    quick = parser.parse_args().quick
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rows: list[dict[str, Any]] = []
-    for name, space, sampler, trials in cases(quick):
+def measure(rows: Rows, quick: bool) -> None:
+    """Measure what is missing in turn with `RandomSampler`, five times, or once."""
+    for name, space, sampler, trials in tqdm(cases(quick)):
+        key = {"sampler": name, "groups": len(space.groups), "trials": trials}
+        if tuple(key.values()) in rows:
+            continue
         ours, randoms = [], []
         for _ in range(1 if quick else 5):
             ours.append(per_trial_ms(space, sampler(), trials))
             randoms.append(per_trial_ms(space, RandomSampler(seed=0), trials))
-        row = {
-            "sampler": name,
-            "groups": len(space.groups),
-            "trials": trials,
-            "ms": round(statistics.median(ours), 2),
-            "random_ms": round(statistics.median(randoms), 2),
-            "ratio": round(statistics.median(a / b for a, b in zip(ours, randoms, strict=True)), 2),
-        }
-        if not rows:
-            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
-        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
-        rows.append(row)
-    if not quick:
-        write(rows, Path(__file__).parent / "results.csv")
+        ratio = statistics.median(a / b for a, b in zip(ours, randoms, strict=True))
+        found = {"ms": statistics.median(ours), "random_ms": statistics.median(randoms), "ratio": ratio}
+        rows.keep({**key, **{name: round(value, 2) for name, value in found.items()}})
 
 
 if __name__ == "__main__":
-    main()
+    file = Path(__file__).parent / "results.csv"
+    command(measure, markdown, columns=COLUMNS, keys=3, file=file, quick="small cases, once")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -23,10 +22,14 @@ from optuna_softprune.samplers import (
     baselines,
 )
 from studies.autoencoders import digits, mnist, psnr, trained
-from studies.rows import Row, Rows
+from studies.command import command
+
+if TYPE_CHECKING:
+    from studies.rows import Row, Rows
 
 HERE = Path(__file__).parent
 TARGETS = (0.5, 0.7)
+TRAININGS = 5
 BUDGETS = (30, 100, 300)
 GP_BUDGET = 100
 FREE = "the start alone"
@@ -140,18 +143,12 @@ def summary(rows: Rows) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure what is missing in results.csv and print the tables; `--quick` writes nothing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="digits, one training, 20 calls")
-    parser.add_argument("--seeds", type=int, default=5, help="number of trainings")
-    arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rows = Rows(COLUMNS, 3, None if arguments.quick else HERE / "results.csv")
-    for seed in range(1 if arguments.quick else arguments.seeds):
-        measured(seed, arguments.quick, rows)
-    print("\n".join(summary(rows)))
+def measure(rows: Rows, quick: bool) -> None:
+    """Measure what is missing."""
+    for seed in range(1 if quick else TRAININGS):
+        measured(seed, quick, rows)
 
 
 if __name__ == "__main__":
-    main()
+    quick, file = "scikit-learn's digits, one training, 20 calls", HERE / "results.csv"
+    command(measure, summary, columns=COLUMNS, keys=3, file=file, quick=quick)
