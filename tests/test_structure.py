@@ -15,6 +15,15 @@ ROOT = Path(optuna_softprune.__file__).parent
 # Folder -> what it must not import.
 FORBIDDEN = {
     "graph": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients", "optuna_softprune.removal"),
+    "program": (
+        "optuna",
+        "optuna_softprune.importance",
+        "optuna_softprune.coefficients",
+        "optuna_softprune.reconstruction",
+        "optuna_softprune.plan",
+        "optuna_softprune.removal",
+        "optuna_softprune.evaluation",
+    ),
     "calibration": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
     "importance": ("optuna", "optuna_softprune.coefficients", "optuna_softprune.reconstruction"),
     "coefficients": ("optuna", "torch", "optuna_softprune.importance", "optuna_softprune.removal"),

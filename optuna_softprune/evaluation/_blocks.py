@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from optuna_softprune.evaluation._program import Program
+    from optuna_softprune.evaluation._shareable import Shareable
 
 # Bytes of a block's largest value. Allocators return memory of 32 MiB and more to the system, and the next operation
 # waits for it again: convolutional autoencoder, 1,000 images, one block 65 to 225 ms, blocks of 16 MiB 22 to 45 ms.
@@ -21,7 +21,7 @@ BLOCK_BYTES = 2**24
 STRANGE = 1e30
 
 
-def block_length(program: Program, flat: Sequence[Any]) -> int | None:
+def block_length(program: Shareable, flat: Sequence[Any]) -> int | None:
     """Return how many examples a block should have, a power of two; None if inputs are better left whole.
 
     A block's values take at least as much memory as the weights, which are read again for each. Kernels treat the

@@ -15,7 +15,7 @@ from optuna_softprune.evaluation._candidate import Candidate
 from optuna_softprune.evaluation._inputs import Inputs, Place
 from optuna_softprune.evaluation._lazy import LazyCandidate, lazy_class, lazy_module
 from optuna_softprune.evaluation._memory import Memory
-from optuna_softprune.evaluation._program import NotSharedError, Program, examples, program
+from optuna_softprune.evaluation._shareable import NotSharedError, Shareable, examples, shareable
 from optuna_softprune.evaluation._sharing import Sharing
 from optuna_softprune.evaluation._watch import Watch
 from optuna_softprune.graph import first_line, map_tensors, tensors
@@ -195,7 +195,7 @@ class Evaluator:
                 raise NotSharedError(f"`{type(self._model).__name__}` has its own way to be called")
             if self._device is None:
                 raise NotSharedError("the network lies on several devices")
-            made = program(self._network, self._weights.depends, floating[0].dtype, self._device)
+            made = shareable(self._network, self._weights.depends, floating[0].dtype, self._device)
             return Sharing(made, self._weights, self._dense, self.memory)
         except NotSharedError as reason:
             self.tell(f"{WHOLE}{reason}.")
@@ -209,7 +209,7 @@ class Evaluator:
             self._said.add(reason)
         self._say(reason)
 
-    def flat_inputs(self, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def flat_inputs(self, program: Shareable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Return the inputs of a call in the order of the graph.
 
         Raises:

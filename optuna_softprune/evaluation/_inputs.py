@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optuna_softprune.evaluation._program import NotSharedError
+from optuna_softprune.evaluation._shareable import NotSharedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

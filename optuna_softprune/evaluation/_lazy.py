@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from optuna_softprune.evaluation._program import NotSharedError
+from optuna_softprune.evaluation._shareable import NotSharedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

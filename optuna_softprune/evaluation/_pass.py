@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from optuna_softprune.evaluation._program import examples
-from optuna_softprune.evaluation._sizes import Sizes
+from optuna_softprune.evaluation._shareable import examples
+from optuna_softprune.program import Sizes, counted
 from optuna_softprune.reconstruction import Pooled
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._inputs import Place
     from optuna_softprune.evaluation._memory import Memory
-    from optuna_softprune.evaluation._program import Operation, Program
+    from optuna_softprune.evaluation._shareable import Operation, Shareable
     from optuna_softprune.reconstruction import Solutions, Weights
 
 
@@ -39,7 +39,7 @@ class Pass:
 
     def __init__(
         self,
-        program: Program,
+        program: Shareable,
         weights: Weights,
         dense: Mapping[int, Tensor],
         memory: Memory | None,
@@ -100,14 +100,14 @@ class Pass:
                 values[number] = self._weight(candidate, number, known)
             elif number in program.constants:
                 values[number] = self._holding(program.constants[number])
-        sizes = Sizes(candidate.kept, examples(self._flat), program.batch, self._exact)
+        sizes = Sizes(counted(candidate.kept), examples(self._flat), program.batch)
         for number, operation in program.operations.items():
             if number not in missing:
                 continue
             if number in norms:
                 mean, variance = program.norms[number]
                 values[mean], values[variance] = (norms[number] or Pooled()).add(values[operation.sources[0]])
-            values[number] = operation.run(values, sizes)
+            values[number] = operation.run(values, sizes, self._exact)
             self._put(missing[number], values[number])
             for done in operation.done_with:
                 values[done] = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._memory import Memory
-    from optuna_softprune.evaluation._program import Program
+    from optuna_softprune.evaluation._shareable import Shareable
     from optuna_softprune.reconstruction import Solutions, Statistics, Weights
 
 # Candidates in a row that had nothing in common with others, after which none is remembered for a while.
@@ -39,7 +39,7 @@ class Sharing:
         program: The program.
     """
 
-    def __init__(self, program: Program, weights: Weights, dense: Mapping[str, Tensor], memory: Memory) -> None:
+    def __init__(self, program: Shareable, weights: Weights, dense: Mapping[str, Tensor], memory: Memory) -> None:
         self.program = program
         self._weights, self._memory = weights, memory
         self._dense = {number: dense[name] for number, (name, _) in program.weights.items()}

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
-from torch.fx.node import map_arg
 
 from optuna_softprune.graph import CONTRACTIONS, RECURRENT, kept_indices, mixed_axes, operation_name, region
+from optuna_softprune.program import program
 from optuna_softprune.removal._masked_norms import NORMS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
+    from torch.fx import Node
 
-    from optuna_softprune.graph import ExportedGraph, Kept, Network
+    from optuna_softprune.graph import Kept, Network
 
 
 def masked_outputs(model: nn.Module, network: Network, kept: Kept, inputs: Sequence[Any]) -> list[Any]:
@@ -37,43 +37,32 @@ def masked_outputs(model: nn.Module, network: Network, kept: Kept, inputs: Seque
     Returns:
         The flat outputs, in working precision on the CPU.
     """
-    exported = network.exported
+    steps = program(network)
     # Copies of all that a forward pass may write to.
     held = dict(model.named_parameters()) | {name: buffer.clone() for name, buffer in model.named_buffers()}
-    given = dict(zip(exported.inputs, inputs, strict=True))
-    values: dict[Node, Any] = {}
-    waiting = {node: len(node.users) for node in exported.graph.nodes}
-    for node in exported.graph.nodes:
-        if node.op == "output":
-            return [values[each] if isinstance(each, Node) else each for each in node.args[0]]
-        if node.op == "placeholder":
-            values[node] = _placeholder(node.name, exported, held, given)
-        elif node.op == "get_attr":
-            values[node] = getattr(exported.graph.owning_module, str(node.target))
-        else:
-            with region(node):
-                values[node] = _run(node, values, network, kept)
-        for source in node.all_input_nodes:
-            waiting[source] -= 1
-            if not waiting[source]:
-                del values[source]
-    raise AssertionError("a graph ends with its output")
+    values: list[Any] = [None] * len(steps.number)
+    for number, name in steps.tensors.items():
+        values[number] = held[name]
+    given = {**steps.constants, **dict(zip(steps.inputs, inputs, strict=True))}
+    for number, value in given.items():
+        values[number] = value.clone() if isinstance(value, Tensor) else value
+    for number, step in steps.steps.items():
+        args, kwargs = step.arguments(values, None)
+        with region(step.node):
+            values[number] = _run(step.node, args, kwargs, network, kept)
+        for done in step.done_with:
+            values[done] = None
+    return steps.returned(values)
 
 
-def _placeholder(name: str, exported: ExportedGraph, held: Mapping[str, Tensor], given: Mapping[str, Any]) -> Any:
-    if name in exported.tensors:
-        return held[exported.tensors[name]]
-    value = exported.constants[name] if name in exported.constants else given[name]
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _run(node: Node, values: Mapping[Node, Any], network: Network, kept: Kept) -> Any:
-    args, kwargs = map_arg(node.args, values.__getitem__), map_arg(node.kwargs, values.__getitem__)
+def _run(node: Node, args: list[Any], kwargs: dict[str, Any], network: Network, kept: Kept) -> Any:
+    if node.op == "get_attr":
+        return getattr(network.exported.graph.owning_module, str(node.target))
     operation: Any = node.target
     name = operation_name(node)
     if name in CONTRACTIONS:
         at = CONTRACTIONS[name]
-        args = (*args[:at], _zeroed(node.args[at], args[at], network, kept), *args[at + 1 :])
+        args[at] = _zeroed(node.args[at], args[at], network, kept)
         if name == "scaled_dot_product_attention":
             args = _of_kept_keys(node, args, network, kept)
     if name in RECURRENT:
@@ -94,7 +83,7 @@ def _zeroed(node: Any, x: Any, network: Network, kept: Kept) -> Any:
     return x
 
 
-def _of_kept_keys(node: Node, args: tuple[Any, ...], network: Network, kept: Kept) -> tuple[Any, ...]:
+def _of_kept_keys(node: Node, args: list[Any], network: Network, kept: Kept) -> list[Any]:
     """Return the arguments of attention without the keys that are removed."""
     keys = args[1].dim() - 2
     mask = _masks(node.args[1], network, kept).get(keys)
@@ -104,10 +93,10 @@ def _of_kept_keys(node: Node, args: tuple[Any, ...], network: Network, kept: Kep
     q, k, v, *more = args
     if more and isinstance(more[0], Tensor) and more[0].shape[-1] > 1:
         more[0] = more[0].index_select(-1, stays)
-    return (q, k.index_select(keys, stays), v.index_select(keys, stays), *more)
+    return [q, k.index_select(keys, stays), v.index_select(keys, stays), *more]
 
 
-def _of_kept_state(node: Node, args: tuple[Any, ...], network: Network, kept: Kept) -> tuple[Any, ...]:
+def _of_kept_state(node: Node, args: list[Any], network: Network, kept: Kept) -> list[Any]:
     """Return the arguments of a recurrent layer with zeros where its input and its weights read what is removed."""
     x, states, weights, *settings = args
     nodes: Any = node.args[2]
@@ -117,11 +106,11 @@ def _of_kept_state(node: Node, args: tuple[Any, ...], network: Network, kept: Ke
         else weight
         for each, weight in zip(nodes, weights, strict=True)
     ]
-    return (_zeroed(node.args[0], x, network, kept), states, columns, *settings)
+    return [_zeroed(node.args[0], x, network, kept), states, columns, *settings]
 
 
 def _over_kept(
-    node: Node, axes: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any], network: Network, kept: Kept
+    node: Node, axes: Sequence[int], args: list[Any], kwargs: dict[str, Any], network: Network, kept: Kept
 ) -> Any:
     """Run an operation that relates elements along `axes` to each other on those that are kept."""
     operation: Any = node.target

@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from optuna_softprune.graph import RECURRENT, Kept, keeps_whole_groups, kept_indices, operation_name
+from optuna_softprune.graph import RECURRENT, keeps_whole_groups, kept_indices, operation_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch.fx import Node
 
-    from optuna_softprune.graph import Units
+    from optuna_softprune.graph import Kept, Units
 
-    _Maker = Callable[[Node, Mapping[int, Units], bool], dict[int, "Resize"]]
+    _Axes = Mapping[int, Units]
+    _Maker = Callable[[Node, _Axes, bool], "dict[int, Stated]"]
+
+
+class Size(NamedTuple):
+    """A number that an operation states, and what it follows.
+
+    Attributes:
+        stated: The number in the graph.
+        units: Units whose kept ones it counts; None: of none.
+        of_axis: (axis, parts): it is the length of this axis of the first operand, divided by `parts`; None: it is not.
+        of_batch: Whether it is a length of the axis that holds the examples.
+    """
+
+    stated: Any
+    units: Units | None = None
+    of_axis: tuple[int, int] | None = None
+    of_batch: bool = False
+
+
+# What an argument states: one size, or a list of them.
+Stated = Size | list[Size]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What operations of one forward pass depend on besides values.
+    """The sizes of one forward pass.
 
     Attributes:
-        kept: Shape (units,): whether each unit stays.
+        count: Units of an axis -> how many of its indices stay.
         batch: Length of axis 0 of the first input.
         example_batch: The same of the example inputs.
-        may_write: Whether an operation may write its result into an operand that nobody reads afterwards.
     """
 
-    kept: Kept
+    count: Callable[[Units], int]
     batch: int
     example_batch: int
-    may_write: bool
 
-    def length(self, units: Units, *, of_batch: bool = False) -> int:
+    def argument(self, stated: Stated, operand: Any) -> Any:
+        """Return an argument that states sizes; `operand` is the first one of the operation."""
+        if isinstance(stated, list):
+            return [self._of(size, operand) for size in stated]
+        return self._of(stated, operand)
+
+    def _of(self, size: Size, operand: Any) -> Any:
+        if size.units is not None:
+            return self._length(size.units, of_batch=size.of_batch)
+        if size.of_axis is not None:
+            axis, parts = size.of_axis
+            return operand.shape[axis] // parts
+        return self._leading(size.stated) if size.of_batch else size.stated
+
+    def _length(self, units: Units, *, of_batch: bool) -> int:
         """Return the length of an axis in the smaller network, which may hold the units of each example in turn."""
-        length = int(kept_indices(units, self.kept).sum())
+        length = self.count(units)
         each, rest = divmod(len(units), self.example_batch)
         if of_batch and not rest and (units.reshape(-1, each) == units[:each]).all():
             return length // self.example_batch * self.batch
         return length
 
-    def leading(self, size: int) -> int:
+    def _leading(self, size: int) -> int:
         """Return what a size along axis 0, a multiple of the example's batch, is for this batch."""
         multiple, rest = divmod(size, self.example_batch)
         return size if rest or size < 0 else multiple * self.batch
 
 
+def counted(kept: Kept) -> Callable[[Units], int]:
+    """Return what counts the indices of an axis that stay; `kept` (units,) says of each unit whether it does."""
+    return lambda units: int(kept_indices(units, kept).sum())
+
+
 # What makes a tensor as long as it is told -> position of the shape.
 SPREADING = {"expand": 1, "broadcast_to": 1, "zeros": 0, "ones": 0, "full": 0}
-# (sizes, arguments with the values at hand) -> the new argument.
-Resize = Callable[[Sizes, list[Any]], Any]
 
 
-def resizes(node: Node, units: Mapping[Node, Sequence[tuple[int, Units]]], *, batched: bool) -> dict[int, Resize]:
-    """Return position -> new value of the arguments of `node` that follow the sizes of a network or a batch.
+def stated_by(node: Node, units: Mapping[Node, Sequence[tuple[int, Units]]], *, batched: bool) -> dict[int, Stated]:
+    """Return position -> what it states, of the arguments of `node` that follow the sizes of a network or a batch.
 
     Args:
         node: The operation.
@@ -79,21 +114,17 @@ def follows_batch(node: Node) -> bool:
 def _shape(position: int, first_axis: Callable[[Node], int] = lambda node: 0) -> _Maker:
     """Make the rule of an argument that states lengths of the output, from `first_axis` on."""
 
-    def make(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+    def make(node: Node, axes: _Axes, batched: bool) -> dict[int, Stated]:
         stated = node.args[position]
         if not isinstance(stated, (list, tuple)):
             return {}
         start = first_axis(node)
         batch = int(any(operation_name(user) in RECURRENT for user in node.users))  # of a state the second axis
 
-        def length(sizes: Sizes, axis: int, size: Any) -> Any:
-            if size == -1:
-                return size
-            if axis in axes:
-                return sizes.length(axes[axis], of_batch=axis == batch and batched)
-            return sizes.leading(size) if axis == batch and batched else size
+        def length(axis: int, size: Any) -> Size:
+            return Size(size) if size == -1 else Size(size, axes.get(axis), of_batch=axis == batch and batched)
 
-        return {position: lambda sizes, args: [length(sizes, start + i, size) for i, size in enumerate(stated)]}
+        return {position: [length(start + i, size) for i, size in enumerate(stated)]}
 
     return make
 
@@ -114,26 +145,26 @@ def _normalised(node: Node) -> int:
     return len(_of_first(node)) - len(shape)
 
 
-def _convolution(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+def _convolution(node: Node, axes: _Axes, batched: bool) -> dict[int, Stated]:
     groups: Any = node.args[6] if len(node.args) > 6 else 1
     x, out, weight = _of_first(node), node.meta["val"].shape, node.args[1].meta["val"].shape  # type: ignore[union-attr]
     channel = len(out) - len(weight) + 1
     return _group_count(6, groups, x[channel] // groups, out[channel] // groups, channel - len(out))
 
 
-def _group_norm(node: Node, axes: Mapping[int, Units], batched: bool) -> dict[int, Resize]:
+def _group_norm(node: Node, axes: _Axes, batched: bool) -> dict[int, Stated]:
     groups: Any = node.args[1]
     channels = _of_first(node)[1]
     return _group_count(1, groups, channels // groups, channels // groups, 1 - len(_of_first(node)))
 
 
-def _group_count(position: int, groups: int, width_in: int, width_out: int, channel: int) -> dict[int, Resize]:
+def _group_count(position: int, groups: int, width_in: int, width_out: int, channel: int) -> dict[int, Stated]:
     if groups == 1 or not keeps_whole_groups(groups, width_in, width_out):
         return {}
-    return {position: lambda sizes, args: args[0].shape[channel] // width_in}
+    return {position: Size(groups, of_axis=(channel, width_in))}
 
 
-def _split(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
+def _split(node: Node, axes: _Axes) -> dict[int, Stated]:
     """Follow pieces of an axis of the operand, each as long as what is kept of it."""
     dim: Any = node.args[2] if len(node.args) > 2 else 0
     lengths = [out.shape[dim] for out in node.meta["val"]]
@@ -142,17 +173,14 @@ def _split(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
     if units is None and len(set(lengths)) > 1:
         return {}  # unequal pieces keep their length
 
-    def pieces(sizes: Sizes, args: list[Any]) -> Any:
-        if units is None:
-            kept = [args[0].shape[dim] // len(lengths)] * len(lengths)
-        else:
-            kept = [sizes.length(units[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
-        return kept if isinstance(node.args[1], (list, tuple)) else kept[0]
-
-    return {1: pieces}
+    sizes = [
+        Size(length, of_axis=(dim, len(lengths))) if units is None else Size(length, units[end - length : end])
+        for length, end in zip(lengths, ends, strict=True)
+    ]
+    return {1: sizes if isinstance(node.args[1], (list, tuple)) else sizes[0]}
 
 
-def _slice(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
+def _slice(node: Node, axes: _Axes) -> dict[int, Stated]:
     """Follow the bounds of a slice of an axis of the operand: what is kept before them."""
     stated: Any = [*node.args, *[0, 0, None, None, 1][len(node.args) :]]
     axis, start, end, step = stated[1:]
@@ -161,13 +189,10 @@ def _slice(node: Node, axes: Mapping[int, Units]) -> dict[int, Resize]:
     first, stop, _ = slice(start, end).indices(length)
     if units is None or step != 1 or stop < first:
         return {}
-    return {
-        2: lambda sizes, args: sizes.length(units[:first]),
-        3: lambda sizes, args: sizes.length(units[:stop]),
-    }
+    return {2: Size(first, units[:first]), 3: Size(stop, units[:stop])}
 
 
-_CUTS: dict[str, Callable[[Node, Mapping[int, Units]], dict[int, Resize]]] = {
+_CUTS: dict[str, Callable[[Node, _Axes], dict[int, Stated]]] = {
     "split": _split,
     "split_with_sizes": _split,
     "slice": _slice,

@@ -1,4 +1,4 @@
-"""The exported graph as a program that runs at any candidate's size, and runs only what is not known yet."""
+"""What passes of candidates share: which values depend on which groups, and may be looked up or written over."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_arg
 
-from optuna_softprune.evaluation._sizes import follows_batch, resizes
 from optuna_softprune.graph import AUTOCAST, RECURRENT, dependences, operation_name
+from optuna_softprune.program import placement, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from optuna_softprune.evaluation._sizes import Sizes
     from optuna_softprune.graph import Network
+    from optuna_softprune.program import Sizes, Step
 
 # Marked as random by torch, but not in eval mode.
 RANDOM_IN_TRAINING = frozenset(
@@ -48,7 +47,8 @@ class Operation:
         of_input: Whether it depends on the inputs.
         shared: Whether it is looked up and kept: something that reads it depends on more groups than it does, and it
             is not returned.
-        run: (values by number, sizes) -> its value.
+        run: (values by number, sizes, whether it may write its result into an operand that nobody reads afterwards) ->
+            its value.
         done_with: What nobody reads afterwards.
     """
 
@@ -56,13 +56,13 @@ class Operation:
     groups: tuple[int, ...]
     of_input: bool
     shared: bool
-    run: Callable[[list[Any], Sizes], Any]
+    run: Callable[[list[Any], Sizes, bool], Any]
     done_with: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """One forward pass.
+class Shareable:
+    """One forward pass of which values can be looked up.
 
     Attributes:
         length: Number of values.
@@ -98,10 +98,10 @@ def examples(flat: Sequence[Any]) -> int:
     return next((int(each.shape[0]) for each in flat if isinstance(each, Tensor) and each.dim()), 1)
 
 
-def program(
+def shareable(
     network: Network, depends: Mapping[str, frozenset[int]], dtype: torch.dtype, device: torch.device
-) -> Program:
-    """Return the program of a network with weights of `dtype` on `device`.
+) -> Shareable:
+    """Return the forward pass of a network with weights of `dtype` on `device`.
 
     Args:
         network: The groups.
@@ -113,83 +113,58 @@ def program(
         NotSharedError: If a forward pass is random, writes where it may not, or holds what is no operation.
     """
     exported = network.exported
-    nodes = list(exported.graph.nodes)
-    number = {node: i for i, node in enumerate(nodes)}
+    made = program(network, placement(exported.dtype, dtype, device))
+    number, nodes = made.number, list(made.number)
     groups = {node: tuple(sorted(found)) for node, found in dependences(network, depends).items()}
-    of_input = _of_input(network)
-    returned: Any = nodes[-1].args[0]
-    read_last: dict[Node, list[int]] = {}
-    for source, reader in {source: node for node in nodes for source in node.all_input_nodes}.items():
-        read_last.setdefault(reader, []).append(number[source])
-
     shared = {
-        node
-        for node in nodes[:-1]
-        if node.op == "call_function"
-        and isinstance(node.meta.get("val"), Tensor)
-        and any(user.op != "output" and groups[user] != groups[node] for user in node.users)
-        and node not in returned
+        step.node
+        for i, step in made.steps.items()
+        if isinstance(step.node.meta.get("val"), Tensor)
+        and any(user.op != "output" and groups[user] != groups[step.node] for user in step.node.users)
+        and i not in made.outputs
     }
-    places = {node.name: i for i, node in enumerate(nodes) if node.op == "placeholder"}
-    example = tuple(nodes[places[name]].meta.get("val") for name in exported.inputs)
+    example = tuple(nodes[i].meta.get("val") for i in made.inputs)
     batch = examples(example)
     operations: dict[int, Operation] = {}
-    for node in nodes[:-1]:
-        if node.op == "placeholder":
-            continue
-        _expect_pure(node, number)
-        operations[number[node]] = Operation(
-            sources=tuple(number[source] for source in node.all_input_nodes),
-            groups=groups[node],
-            of_input=of_input[node],
-            shared=node in shared,
-            run=_runner(
-                node,
-                number,
-                network,
-                (exported.dtype, dtype, device),
-                of_input[node],
-                any(source in shared for source in node.all_input_nodes),
-            ),
-            done_with=tuple(each for each in read_last.get(node, ()) if nodes[each].op == "call_function"),
+    for i, step in made.steps.items():
+        _expect_pure(step.node, number)
+        operations[i] = Operation(
+            sources=step.sources,
+            groups=groups[step.node],
+            of_input=step.of_input,
+            shared=step.node in shared,
+            run=_runner(step, any(source in shared for source in step.node.all_input_nodes)),
+            done_with=step.done_with,
         )
 
-    made = [node.meta.get("val") for node in nodes if node.op == "call_function" and of_input[node]]
-    sizes = [each.numel() // batch * dtype.itemsize for each in made if isinstance(each, Tensor)]
-    weights = [nodes[places[name]].meta["val"] for name in exported.tensors]
-    return Program(
+    values = [step.node.meta.get("val") for step in made.steps.values() if step.of_input]
+    sizes = [each.numel() // batch * dtype.itemsize for each in values if isinstance(each, Tensor)]
+    weights = {i: nodes[i] for i in made.tensors}
+    return Shareable(
         length=len(nodes),
-        inputs=tuple(places[name] for name in exported.inputs),
-        weights={places[name]: (tensor, groups[nodes[places[name]]]) for name, tensor in exported.tensors.items()},
+        inputs=made.inputs,
+        weights={i: (name, groups[nodes[i]]) for i, name in made.tensors.items()},
         constants={
-            places[name]: constant.to(device, dtype if constant.dtype == exported.dtype else constant.dtype)
-            for name, constant in exported.constants.items()
+            i: constant.to(device, dtype if constant.dtype == exported.dtype else constant.dtype)
+            for i, constant in made.constants.items()
         },
         operations=operations,
-        norms={number[node]: (number[node.args[3]], number[node.args[4]]) for node in nodes if _has_statistics(node)},
-        outputs=tuple(number[each] if isinstance(each, Node) else (each,) for each in returned),
+        norms={i: (number[of[0]], number[of[1]]) for i, step in made.steps.items() if (of := _statistics(step.node))},
+        outputs=made.outputs,
         example=example,
         batch=batch,
         largest_bytes=max(sizes, default=0),
         total_bytes=sum(sizes),
-        weight_bytes=sum(each.numel() for each in weights) * dtype.itemsize,
+        weight_bytes=sum(node.meta["val"].numel() for node in weights.values()) * dtype.itemsize,
     )
 
 
-def _of_input(network: Network) -> dict[Node, bool]:
-    """Return for each node whether it depends on the inputs."""
-    of_input: dict[Node, bool] = {}
-    for node in network.exported.graph.nodes:
-        dependent = node.name in network.exported.inputs or any(of_input[source] for source in node.all_input_nodes)
-        of_input[node] = dependent or follows_batch(node)  # what is as long as the batch depends on the inputs too
-    return of_input
-
-
-def _has_statistics(node: Node) -> bool:
-    """Whether a node is a batch norm with a running mean and variance of the network's own."""
+def _statistics(node: Node) -> list[Node]:
+    """Return the running mean and variance of a batch norm with such of the network's own."""
     if node.op != "call_function" or operation_name(node) != "batch_norm":
-        return False
-    return all(isinstance(each, Node) and each.op == "placeholder" for each in node.args[3:5])
+        return []
+    found = [each for each in node.args[3:5] if isinstance(each, Node) and each.op == "placeholder"]
+    return found if len(found) == 2 else []
 
 
 def _expect_pure(node: Node, number: Mapping[Node, int]) -> None:
@@ -222,43 +197,15 @@ def _may_be_view(node: Node) -> bool:
     return viewing or operation_name(node) in MAYBE_VIEWS
 
 
-def _runner(
-    node: Node,
-    number: Mapping[Node, int],
-    network: Network,
-    places: tuple[torch.dtype | None, torch.dtype, torch.device],
-    of_input: bool,
-    shared_operand: bool,
-) -> Callable[[list[Any], Sizes], Any]:
-    """Return what computes `node`: in place exactly where its operand is no longer needed."""
-    working, dtype, device = places
-    operation, writing = _without_writing(node), None if shared_operand else _writing(node)
+def _runner(step: Step, shared_operand: bool) -> Callable[[list[Any], Sizes, bool], Any]:
+    """Return what computes a step: in place exactly where its operand is no longer needed."""
+    operation, writing = _without_writing(step.node), None if shared_operand else _writing(step.node)
+    arguments = step.arguments
 
-    def placed(value: Any) -> Any:
-        if isinstance(value, torch.dtype):
-            return dtype if value == working else value
-        return device if isinstance(value, torch.device) else value
-
-    args = [placed(each) for each in node.args]
-    kwargs = {name: placed(each) for name, each in node.kwargs.items()}
-    direct = [(i, number[each]) for i, each in enumerate(args) if isinstance(each, Node)]
-    nested = [i for i, each in enumerate(args) if isinstance(each, (list, tuple)) and _holds_nodes(each)]
-    named = _holds_nodes(kwargs)
-    resized = resizes(node, network.nodes, batched=of_input)
-    args += [None] * (max(resized, default=0) + 1 - len(args))
-
-    def run(values: list[Any], sizes: Sizes) -> Any:
-        given = args.copy()
-        for i, source in direct:
-            given[i] = values[source]
-        for i in nested:
-            given[i] = map_arg(given[i], lambda each: values[number[each]])
-        for i, new in resized.items():
-            given[i] = new(sizes, given)
-        call = writing if writing is not None and sizes.may_write else operation
-        if named:
-            return call(*given, **map_arg(kwargs, lambda each: values[number[each]]))
-        return call(*given, **kwargs)
+    def run(values: list[Any], sizes: Sizes, may_write: bool) -> Any:
+        args, kwargs = arguments(values, sizes)
+        call = writing if writing is not None and may_write else operation
+        return call(*args, **kwargs)
 
     return run
 
@@ -282,12 +229,6 @@ def _is_new(node: Node) -> bool:
         return False
     pointwise = torch.Tag.pointwise in node.target.tags and not _may_be_view(node)
     return pointwise or operation_name(node) in NEW
-
-
-def _holds_nodes(value: Any) -> bool:
-    found: list[Node] = []
-    map_arg(value, found.append)
-    return bool(found)
 
 
 def _without_writing(node: Node) -> Callable[..., Any]:
