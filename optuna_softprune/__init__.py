@@ -25,6 +25,7 @@ from optuna_softprune.graph import Group, Protected, Side, Slices
 from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude, Random, ReconstructionError, Taylor
 from optuna_softprune.objective import PruningObjective, Requirement
 from optuna_softprune.reconstruction import LeastSquares
+from optuna_softprune.report import compare, latency_ms, summary
 from optuna_softprune.shipping import load_pruned, save_pruned
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
@@ -62,9 +63,12 @@ __all__ = [
     "Taylor",
     "UnusedParameterWarning",
     "VerificationWarning",
+    "compare",
+    "latency_ms",
     "load_pruned",
     "open_storage",
     "recover",
     "remaining_trials",
     "save_pruned",
+    "summary",
 ]

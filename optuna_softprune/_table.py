@@ -101,7 +101,7 @@ class SpaceTable:
     def text(self) -> str:
         """Return the table as aligned text."""
         protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
-        table = _aligned([COLUMNS, *self.rows()], "<<>>>")
+        table = aligned([COLUMNS, *self.rows()], "<<>>>")
         bounded = [f"  {line}" for line in self.bounded()]
         head = ["bounded"] if bounded else []
         return "\n".join([self.title(), *table, *head, *bounded, "protected", *protected, *self.weights])
@@ -118,7 +118,8 @@ class SpaceTable:
         )
 
 
-def _aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:
+    """Return rows of text in columns, each to the left (`<`) or to the right (`>`)."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()

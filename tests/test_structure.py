@@ -37,6 +37,7 @@ FORBIDDEN = {
         "optuna_softprune.coefficients",
         "optuna_softprune.objective",
     ),
+    "report": ("optuna", "optuna_softprune.objective", "optuna_softprune.samplers", "optuna_softprune.evaluation"),
     "visualization": ("torch", "optuna_softprune.samplers", "optuna_softprune.dashboard"),
     "numerics": ("optuna", "torch", "optuna_softprune.samplers", "optuna_softprune.storage"),
     "samplers": ("torch", "optuna_softprune.graph", "optuna_softprune.removal", "optuna_softprune.objective"),

@@ -1,6 +1,6 @@
 """From a network to its groups: export, labels, rules, groups."""
 
-from optuna_softprune.graph._components import REST, parts
+from optuna_softprune.graph._components import REST, component_of, component_paths, parts
 from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
@@ -44,6 +44,8 @@ __all__ = [
     "Slices",
     "StatedSize",
     "Units",
+    "component_of",
+    "component_paths",
     "copy_with",
     "dependences",
     "digest",
