@@ -73,6 +73,7 @@ def peak_bytes(model: nn.Module, call: Call, device: torch.device) -> int:
         peak: int = torch.cuda.max_memory_allocated(device) - before
         return peak
     inputs = [each for each in pytree.tree_leaves(call) if isinstance(each, Tensor)]
-    with _Living([*weights_of(model), *inputs]) as living:
+    living = _Living([*weights_of(model), *inputs])
+    with living:
         model(*call[0], **call[1])
     return living.peak
