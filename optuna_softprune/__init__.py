@@ -26,7 +26,7 @@ from optuna_softprune.importance import ActivationEnergy, Importance, Magnitude,
 from optuna_softprune.objective import PruningObjective, Requirement
 from optuna_softprune.reconstruction import LeastSquares
 from optuna_softprune.report import compare, latency_ms, summary
-from optuna_softprune.shipping import load_pruned, save_pruned
+from optuna_softprune.shipping import distill, load_pruned, save_pruned
 from optuna_softprune.storage import open_storage, recover, remaining_trials
 
 __version__ = version("optuna-softprune")
@@ -64,6 +64,7 @@ __all__ = [
     "UnusedParameterWarning",
     "VerificationWarning",
     "compare",
+    "distill",
     "latency_ms",
     "load_pruned",
     "open_storage",
