@@ -36,6 +36,7 @@ from optuna_softprune.graph import (
     expect_copies_to_be_alike,
     export,
     export_training,
+    let_go,
     map_tensors,
     parts,
     stated_sizes,
@@ -362,6 +363,7 @@ def _proven_network(
             if wrong:
                 _, other = proven({size: length for size, length in stated.items() if size not in wrong})
                 network = min(network, other, key=_fewest_parameters)
+            let_go(working)
             return network
         except NotExportableError:
             raise

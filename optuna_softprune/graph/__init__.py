@@ -1,7 +1,7 @@
 """From a network to its groups: export, labels, rules, groups."""
 
 from optuna_softprune.graph._components import REST, component_of, component_paths, parts
-from optuna_softprune.graph._copy import copy_with, map_tensors, to_working, working_copy
+from optuna_softprune.graph._copy import copy_with, let_go, map_tensors, to_working, working_copy
 from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
 from optuna_softprune.graph._discover import discover
 from optuna_softprune.graph._export import ExportedGraph, export, export_training, working_dtypes
@@ -57,6 +57,7 @@ __all__ = [
     "groups_of",
     "keeps_whole_groups",
     "kept_indices",
+    "let_go",
     "map_tensors",
     "mixed_axes",
     "operation_name",

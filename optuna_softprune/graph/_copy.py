@@ -124,6 +124,12 @@ def working_copy(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return copy_with(model, lambda _, tensor: to_working(tensor, dtype)).eval()
 
 
+def let_go(working: nn.Module) -> None:
+    """Give the memory of a working copy back, whoever still refers to it: what `torch.export` leaves behind does."""
+    for parameter in working.parameters():
+        parameter.data = parameter.new_empty(0)
+
+
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return nested inputs (tuples, lists, dicts) with every tensor changed."""
     if isinstance(value, Tensor):

@@ -100,8 +100,18 @@ def discover(
     )
     # Units that eval mode never meets have no importance, and no metric would miss them.
     used = {exported.tensors.get(node.name) for node in exported.graph.nodes if node.users}
-    idle = [group.name for group in network.groups if not any(each.tensor in used for each in group.slices)]
-    return network.without(dict.fromkeys(idle, "used in train mode only")) if idle else network
+    idle = {
+        group.name: "used in train mode only"
+        for group in network.groups
+        if not any(each.tensor in used for each in group.slices)
+    }
+    # Positions of a buffer that nothing reads: without them nothing is smaller, and longer inputs fail.
+    idle |= {
+        group.name: "no parameter has it"
+        for group in network.groups
+        if all(each.tensor in buffers for each in group.slices)
+    }
+    return network.without(idle) if idle else network
 
 
 @dataclass(frozen=True, slots=True)
