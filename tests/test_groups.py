@@ -367,3 +367,24 @@ def test_what_only_train_mode_uses_shrinks_with_what_feeds_it(recwarn: pytest.Wa
     small = space.prune(dict.fromkeys(space.distributions, 0.5)).train()
     sum(y.sum() for y in small(x)).backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+class Positions(torch.nn.Module):
+    """Counts tokens with a buffer that is longer than the example, as BERT does."""
+
+    position_ids: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = torch.nn.Embedding(20, 6), torch.nn.Linear(6, 2)
+        self.register_buffer("position_ids", torch.arange(20)[None])
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.fc(self.embed(self.position_ids[:, : x.shape[1]]) + x)
+
+
+def test_positions_that_the_example_does_not_reach_are_no_group() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), Positions())
+    space = PruningSpace(randomise(model), (torch.randn(1, 8, 3),))
+    assert list(space.distributions) == ["0"]
+    assert {p.count for p in space.protected if p.reason == "no parameter has it"} == {12}

@@ -48,10 +48,10 @@ class Heads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name = str(func.overloadpacket.__name__)
-        fused = name.startswith("_scaled_dot_product")
-        if fused or (name in ("_softmax", "_safe_softmax") and args[1] % args[0].dim() == args[0].dim() - 1):
-            if args[0].dim() > 2:
-                self.found.append(int(np.prod(args[0].shape[:-2])))
+        rank = args[0].dim() if args and isinstance(args[0], torch.Tensor) else 0
+        softmax = name in ("_softmax", "_safe_softmax") and args[1] % rank == rank - 1
+        if rank > 2 and (softmax or name.startswith("_scaled_dot_product")):
+            self.found.append(int(np.prod(args[0].shape[:-2])))
         return func(*args, **(kwargs or {}))
 
 
