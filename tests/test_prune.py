@@ -238,3 +238,33 @@ def test_least_important_units_go_first_and_ties_by_index() -> None:
         model[2].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
     small: Any = PruningSpace(model, (torch.randn(3, 2),)).prune({"0": 0.75})
     assert small[2].weight.item() == -1.0
+
+
+class KeepsWhatItLooksUp(torch.nn.Module):
+    """Looks its gains up once, and again when its mode is said, as LeViT does with the biases of its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.randn(6))
+        self.known: dict[str, torch.Tensor] = {}
+
+    def train(self, mode: bool = True) -> KeepsWhatItLooksUp:
+        self.known = {}
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.known:
+            self.known["gain"] = self.gain.detach() + 1
+        return x * self.known["gain"]
+
+
+def test_what_a_module_keeps_of_its_dense_weights_is_forgotten() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), KeepsWhatItLooksUp(), torch.nn.Linear(6, 2)).eval()
+    model[0].train()
+    x = torch.randn(4, 3)
+    model(x)
+    space = PruningSpace(model, (x,))
+    small = space.prune({"0": 0.5})
+    assert [module.training for module in small] == [True, False, False]
+    first, again = small(x), copy.deepcopy(small).eval()(x)
+    assert torch.equal(first, again)

@@ -118,8 +118,9 @@ def _quietly() -> Iterator[None]:
     """Export without a trace on the screen or in the random state."""
     # Under `no_grad` a `with torch.no_grad()` of the network's own leaves no subgraph behind.
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Recurrent layers keep their parameters in a list too; `torch.export` warns of what it makes of that itself.
-        warnings.filterwarnings("ignore", message="The tensor attributes self")
+        # Recurrent layers keep their parameters in a list too, and others what they look up; `torch.export` warns of
+        # what it makes of that itself.
+        warnings.filterwarnings("ignore", message="The tensor attributes? self")
         with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph of what it refuses
             yield
 

@@ -115,7 +115,7 @@ def _part_before(working: nn.Module, error: Exception, done: list[nn.Module]) ->
     frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
     failing = list(dict.fromkeys(each for each in frames if isinstance(each, nn.Module) and id(each) in paths))
     parts: dict[str, int] = {}
-    for module, inner in zip(failing, [*failing[1:], None], strict=True):
+    for module, inner in zip(failing, [*failing[1:], None], strict=False):
         end = order.get(id(inner), len(done))
         for child in module.children():
             if child is not inner and order.get(id(child), len(done)) < end:

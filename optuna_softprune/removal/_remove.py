@@ -48,7 +48,16 @@ def remove(
     small = copy_with(model, replace)
     for (path, name, index), units in network.attributes.items():
         set_length(small.get_submodule(path), name, index, int(kept_indices(units, kept).sum()))
+    _say_mode_again(small)
     weights.measure(small, kept)
     if not share:
         attach(small, plan_of(model, network, kept))
     return small
+
+
+def _say_mode_again(small: nn.Module) -> None:
+    """Let modules forget what they keep for as long as their mode stays (LeViT: biases looked up at the old size)."""
+    modes = [(module, module.training) for module in small.modules()]
+    small.train(small.training)
+    for module, mode in modes:
+        module.training = mode

@@ -152,6 +152,7 @@ class Shapes:
     def _outputs(self, widths: IntArray, recorder: _Recorder, inputs: Any) -> list[Any]:
         if self._changes:  # what a forward pass leaves behind in the network must not reach the next
             self._module = self._on_meta()
+        self._module.eval()  # some modules keep what they have looked up until their mode is said again
         ones = self._ones(widths)
         shapes: dict[str, list[int]] = {}
         for (name, axis), form in self._axes.items():
