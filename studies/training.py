@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def kept(model: Network, name: str, train: Callable[[Network], None]) -> Network:
     """Return a network in eval mode with the weights that it was trained to, read from a file if it was before."""
-    file = WORK / f"{name}.pt"
+    file = WORK / f"{name}.safetensors"
     if file.exists():
-        model.load_state_dict(torch.load(file))
+        load_model(model, file)
         return model.eval()
     train(model)
     file.parent.mkdir(exist_ok=True)
     partial = file.with_suffix(".partial")
-    torch.save(model.state_dict(), partial)
+    save_model(model, str(partial))
     partial.replace(file)  # whole or not at all
     return model.eval()
 
