@@ -58,10 +58,8 @@ def search(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a worker as Ctrl-C does
     torch.set_num_threads(1)
     space, constraint = halved()
-    storage, grid = sp.open_storage(STORAGE), FeasibleGridSampler(space, constraint, levels=6)
-    study = optuna.create_study(
-        storage=storage, study_name=NAME, load_if_exists=True, direction="maximize", sampler=grid
-    )
+    file, grid = sp.open_storage(STORAGE), FeasibleGridSampler(space, constraint, levels=6)
+    study = optuna.create_study(storage=file, study_name=NAME, load_if_exists=True, direction="maximize", sampler=grid)
     sp.recover(study)
     study.optimize(sp.PruningObjective(space, psnr, constraint))
     print(f"worker {worker}: nothing is left to do")
