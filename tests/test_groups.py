@@ -12,7 +12,7 @@ from checks import (
     counted_macs,
     counted_parameters,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 
 from optuna_softprune import ComponentWarning, NothingToPruneError, PruningSpace, Side
 from optuna_softprune.testing import ZOO, RandomNetwork, ZooNetwork, randomise
@@ -76,10 +76,15 @@ def test_random_network(model: RandomNetwork) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-@given(random_networks(max_steps=14))
-def test_thousand_random_networks(model: RandomNetwork) -> None:
-    check_random_network(model)
+@pytest.mark.parametrize("part", range(10))
+def test_thousand_random_networks(part: int) -> None:
+    @seed(part)
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(random_networks(max_steps=14))
+    def check(model: RandomNetwork) -> None:
+        check_random_network(model)
+
+    check()
 
 
 def test_discovery_is_the_same_every_time() -> None:

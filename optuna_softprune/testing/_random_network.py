@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optuna_softprune.testing._random_regions import REGION_STEPS
 from optuna_softprune.testing._random_sequence import SEQUENCE_STEPS
 from optuna_softprune.testing._random_step import IN_CHANNELS, SIDE, Step, StepModule
 from optuna_softprune.testing._random_widths import WIDTH_STEPS
@@ -271,6 +272,7 @@ STEPS: dict[str, type[StepModule]] = {
     "twice": _Twice,
     "sub_pixel": _SubPixel,
     "positions": _Positions,
+    **REGION_STEPS,
     **SEQUENCE_STEPS,
     **WIDTH_STEPS,
 }
