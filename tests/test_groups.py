@@ -76,10 +76,10 @@ def test_random_network(model: RandomNetwork) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(20))
 def test_thousand_random_networks(part: int) -> None:
     @seed(part)
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(random_networks(max_steps=14))
     def check(model: RandomNetwork) -> None:
         check_random_network(model)

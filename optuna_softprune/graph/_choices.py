@@ -9,6 +9,7 @@ which no union and no protection touches.
 from __future__ import annotations
 
 import enum
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+    from torch.fx import Node
 
 
 class Kind(enum.IntEnum):
@@ -46,21 +48,25 @@ class Choice(NamedTuple):
 
 
 class Choices:
-    """The choices that are made, and those that the last pass left open."""
+    """The choices that are made, and those that are left open."""
 
     def __init__(self) -> None:
         self.made: dict[Hashable, int] = {}
-        self._open: list[Choice] = []
+        self._open: dict[Node, list[Choice]] = {}
 
-    def begin(self) -> None:
-        """Forget the open choices of the pass before."""
-        self._open = []
+    def begin(self, node: Node) -> None:
+        """Forget the open choices of a node."""
+        self._open[node] = []
 
-    def ask(self, choice: Choice) -> int | None:
+    def ask(self, node: Node, choice: Choice) -> int | None:
         """Return which option was chosen, or None if that is open."""
         if choice.key not in self.made:
-            self._open.append(choice)
+            self._open[node].append(choice)
         return self.made.get(choice.key)
+
+    def has_made(self, node: Node) -> bool:
+        """Whether a choice that a node left open has been made since."""
+        return any(choice.key in self.made for choice in self._open[node])
 
     def make(self, labels: int, protected: NDArray[np.int64]) -> bool:
         """Make the first open choices, none of which has a label in common with another; return whether there are any.
@@ -69,10 +75,11 @@ class Choices:
             labels: Number of labels.
             protected: Labels that are protected as things stand.
         """
-        kind = min((each.kind for each in self._open), default=None)
+        left = list(itertools.chain(*self._open.values()))
+        kind = min((each.kind for each in left), default=None)
         touched, fixed = np.zeros(labels, bool), np.zeros(labels, bool)
         fixed[protected] = True
-        for each in self._open:
+        for each in left:
             if each.kind is not kind:
                 continue
             own = np.unique(np.concatenate([np.unique(once(found.labels).numpy()) for found, _ in each.options]))

@@ -13,6 +13,7 @@ from optuna_softprune.graph._components import component_of, component_paths
 from optuna_softprune.graph._groups import FIXED, UNUSED, Group, Network, Protected, Side, Slices, that_shrink
 from optuna_softprune.graph._labels import is_open, vector
 from optuna_softprune.graph._network import memory_ties, tensors
+from optuna_softprune.graph._passes import settle
 from optuna_softprune.graph._propagate import Propagation
 from optuna_softprune.graph._rules import rule_of
 
@@ -51,8 +52,8 @@ def discover(
         stated: Sizes that modules hold and that follow the widths that they state.
         training: The graph of train mode; what it couples is coupled too.
     """
-    propagation = Propagation(model, exported, rule_of, stated, training)
-    propagation.run()
+    propagation = Propagation(model, exported, training)
+    settle(propagation, rule_of, stated)
     labels = propagation.labels
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(model)}
     for name, other in memory_ties(model).items():
@@ -68,7 +69,7 @@ def discover(
     settled = {
         node: [found for found in value if not is_open(found)]
         for node, value in propagation.values.items()
-        if isinstance(value, tuple) and node.graph is exported.graph
+        if isinstance(value, tuple) and node.graph is exported.graph and node.op != "output"
     }
     by_node = {
         node: tuple((found.axes[0], classes[vector(found.labels, found.axes[0]).numpy()]) for found in value)
@@ -91,7 +92,7 @@ def discover(
             )
             for node, axes in by_node.items()
         },
-        macs={node: terms for node, terms in propagation.macs.items() if node.graph is exported.graph},
+        macs={node: propagation.macs[node] for node in exported.graph.nodes if node in propagation.macs},
         constant_macs={
             node: found
             for node in exported.graph.nodes

@@ -12,6 +12,7 @@ and module attributes, an axis at a time; operations carry them on.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class Layer(NamedTuple):
 
 
 Value = tuple[Layer, ...]
+Place = tuple[int, int]  # of labels: the first, and the one behind the last
 
 
 def layer(labels: Tensor) -> Layer:
@@ -66,6 +68,11 @@ def vector(labels: Tensor, axis: int) -> Tensor:
     return labels[tuple(slice(None) if a == axis else 0 for a in range(labels.dim()))]
 
 
+def alike(one: Layer, other: Layer) -> bool:
+    """Whether two layers of one tensor are the same."""
+    return one.axes == other.axes and torch.equal(once(one.labels), once(other.labels))
+
+
 def is_open(found: Layer) -> bool:
     """Whether a layer depends on a choice that is not made yet."""
     return bool((once(found.labels) < 0).any())
@@ -79,16 +86,26 @@ def along(labels: Tensor, axis: int, shape: Sequence[int]) -> Layer:
 
 
 class Labels:
-    """All labels, the unions and protections found in one pass, and the classes found by the passes before."""
+    """All labels, the unions and protections found, and the classes found by the passes before."""
 
     def __init__(self) -> None:
-        self.tensors: dict[tuple[str, int], tuple[int, int]] = {}
-        self.attributes: dict[tuple[str, str, int | None], tuple[int, int]] = {}
-        self.made: dict[tuple[Node, int], tuple[int, int]] = {}
+        self.tensors: dict[tuple[str, int], Place] = {}
+        self.attributes: dict[tuple[str, str, int | None], Place] = {}
+        self.made: dict[tuple[Node, int], Place] = {}
         self.representative: NDArray[np.int64] = np.zeros(1, np.int64)
         self._count = 1
         self._edges: list[NDArray[np.int64]] = []
-        self._protected: list[tuple[NDArray[np.int64], str]] = []
+        self._moved: NDArray[np.int64] = np.zeros(1, np.int64)
+        self._protected: dict[Node | None, list[tuple[NDArray[np.int64], str]]] = {}
+        self.on_behalf_of(None, [])
+
+    def on_behalf_of(self, node: Node | None, places: list[Place]) -> None:
+        """Note in `places` which labels are read from now on, and that what is protected is protected for `node`."""
+        self._places, self._owner = places, self._protected.setdefault(node, [])
+
+    def begin(self, node: Node | None) -> None:
+        """Forget what was protected for `node`."""
+        self._protected[node].clear()
 
     def of_tensor(self, name: str, axis: int, length: int) -> Tensor:
         """Return the labels (length,) of an axis of a parameter or buffer, new ones when it is met first."""
@@ -108,7 +125,7 @@ class Labels:
             self.made[node, axis] = self._new(length)
         return self._of(self.made[node, axis])
 
-    def _new(self, length: int) -> tuple[int, int]:
+    def _new(self, length: int) -> Place:
         start, self._count = self._count, self._count + length
         known = len(self.representative)
         if self._count > known:  # grow by doubling: the cost of all places together stays linear
@@ -116,8 +133,14 @@ class Labels:
             self.representative = np.concatenate([self.representative, fresh])
         return start, self._count
 
-    def _of(self, place: tuple[int, int]) -> Tensor:
+    def _of(self, place: Place) -> Tensor:
+        self._places.append(place)
         return torch.from_numpy(self.representative[slice(*place)])
+
+    def has_moved(self, place: Place) -> bool:
+        """Whether labels became those of other classes by the last unions."""
+        first, stop = place
+        return stop < len(self._moved) and bool(self._moved[stop] > self._moved[first])
 
     def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
         """Make one unit of the labels that face each other (broadcast); a label that faces 0 is protected."""
@@ -127,6 +150,8 @@ class Labels:
             if first.stride(axis) == 0 and second.stride(axis) == 0:
                 first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
         a, b = first.numpy().ravel(), second.numpy().ravel()
+        if np.array_equal(a, b):
+            return
         both = (a > 0) & (b > 0)
         self._edges.append(np.stack([a[both & (a != b)], b[both & (a != b)]]))
         self.protect(torch.from_numpy((a + b)[(a == 0) | (b == 0)]), reason)
@@ -136,16 +161,13 @@ class Labels:
         found = np.unique(once(labels).numpy())
         found = found[found > 0]
         if found.size:
-            self._protected.append((found, reason))
+            self._owner.append((found, reason))
 
     @property
     def protected(self) -> NDArray[np.int64]:
-        """The labels that are protected in this pass."""
-        return np.concatenate([np.zeros(0, np.int64), *(found for found, _ in self._protected)])
-
-    def begin(self) -> None:
-        """Forget the protections of the pass before."""
-        self._protected = []
+        """The labels that are protected as things stand."""
+        found = itertools.chain(*self._protected.values())
+        return np.concatenate([np.zeros(0, np.int64), *(labels for labels, _ in found)])
 
     def merge(self) -> bool:
         """Make classes of the unions met so far; return whether there were any."""
@@ -155,19 +177,21 @@ class Labels:
         edges = np.concatenate([np.zeros((2, 0), np.int64), *self._edges], axis=1)
         self._edges = []
         if not edges.size:
+            self._moved = np.zeros(1, np.int64)
             return False
         labels = len(self.representative)
         links = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(labels, labels))
         _, component = connected_components(links, directed=False)
         smallest = np.full(component.max() + 1, labels)
         np.minimum.at(smallest, component, np.arange(labels))
-        self.representative = smallest[component][self.representative]
+        before, self.representative = self.representative, smallest[component][self.representative]
+        self._moved = np.concatenate([[0], np.cumsum(self.representative != before)])
         return True
 
     def classes(self) -> tuple[NDArray[np.int64], dict[int, str]]:
         """Return label -> class (0 if protected), and representative label -> reason for the protected ones."""
         reasons: dict[int, str] = {}
-        for labels, reason in self._protected:
+        for labels, reason in itertools.chain(*self._protected.values()):
             for label in np.unique(self.representative[labels]).tolist():
                 reasons.setdefault(label, reason)
         classes = self.representative.copy()

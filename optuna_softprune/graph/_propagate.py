@@ -1,22 +1,24 @@
-"""Carry labels through the graph until no two units remain that must be removed together."""
+"""What rules read and do: the layers of all nodes, and which labels they unite, protect or leave to a choice."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from optuna_softprune.graph._choices import Choice, Choices, Kind, opened
-from optuna_softprune.graph._labels import Labels, Layer, Value, along, flat, is_open, layer, vector
-from optuna_softprune.graph._operation import operation_name
+from optuna_softprune.graph._labels import Labels, Layer, Value, alike, along, flat, is_open, layer, vector
 from optuna_softprune.graph._stated import Statement, is_stating, statements, stating_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from optuna_softprune.graph._export import ExportedGraph
+    from optuna_softprune.graph._labels import Place
     from optuna_softprune.graph._stated import StatedSize
 
     Rule = Callable[..., Value | list[Value] | None]
@@ -24,101 +26,90 @@ if TYPE_CHECKING:
 INDEX_OF_ONE = "its only index"
 
 
-class Propagation:
-    """The values of all nodes in one pass, and what rules do with them.
+class Read(NamedTuple):
+    """What the layers of a node were made of.
 
-    A rule is called with this object, the node and the node's arguments. It unites and protects labels and returns
-    the layers of the node's output. Unions are seen from the next pass on; only the last pass, in which no union
-    is new and no choice open, decides what is protected.
+    Attributes:
+        nodes: Nodes whose layers were read.
+        places: Labels of tensors and sizes that were read.
+        stated: One thing if it was asked which sizes modules state.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        exported: ExportedGraph,
-        rule_of: Callable[[Any], Rule | None],
-        stated: Mapping[StatedSize, int],
-        training: ExportedGraph | None = None,
-    ) -> None:
+    nodes: set[Node]
+    places: list[Place]
+    stated: set[bool]
+
+
+class Propagation:
+    """The layers of all nodes, and what rules do with them.
+
+    A rule is called with this object, the node and the node's arguments. It unites and protects labels and returns
+    the layers of the node's output.
+    """
+
+    def __init__(self, model: nn.Module, exported: ExportedGraph, training: ExportedGraph | None = None) -> None:
         self.exported = exported
         both = [exported] if training is None else [exported, training]
-        self._nodes = [node for each in both for node in each.graph.nodes]
+        self.nodes = [node for each in both for node in each.graph.nodes]
         self._tensors = {node: name for each in both for node, name in each.tensors.items()}
-        self._to_follow = stated
-        self._stated: Mapping[StatedSize, int] = {}
-        self._known: set[tuple[str, str]] = set()
-        self._uncertain: list[Statement] = []
         self.labels = Labels()
+        self.choices = Choices()
         self.macs: dict[Node, Sequence[Sequence[tuple[Node, int]]]] = {}
         self.read: set[tuple[str, int]] = set()
         self.made: set[tuple[str, int]] = set()
         self.values: dict[Node, Value | list[Value]] = {}
-        self._rule_of = rule_of
+        self.without_rule: dict[Node, str] = {}
+        self.stated: Mapping[StatedSize, int] = {}
+        self.known_sizes: set[tuple[str, str]] = set()
+        self._uncertain: dict[Node | None, list[Statement]] = {}
         self._origins: dict[Node, str] = {}
-        self._choices = Choices()
+        self._reads: dict[Node, Read] = {}
+        self._changed: set[Node] = set()
         self._node: Node | None = None
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._first_path = {id(m): path for path, m in reversed(self._modules.items())}
 
-    def run(self) -> None:
-        """Repeat passes until nothing new is united and nothing left to choose."""
-        self._one_pass()  # in which rules name what they know
-        known = self._known
-        self._stated = {size: n for size, n in self._to_follow.items() if (size.module, size.name) not in known}
-        while True:
-            self._one_pass()
-            if self.labels.merge():
-                continue
-            if self._choices.make(len(self.labels.representative), self.labels.protected):
-                continue
-            self._state_what_is_left()
-            if not self.labels.merge():
-                return
+    # What is made anew in a pass: the layers of nodes that have read what is no longer the same.
 
-    def _one_pass(self) -> None:
-        self.labels.begin()
-        self._choices.begin()
-        self._uncertain = []
-        self.values, self._origins, self.macs = {}, {}, {}
-        for node in self._nodes:
-            if node.op == "call_function":
-                self.values[node] = self._apply(node)
-            elif node.op == "output":
-                for source in node.all_input_nodes:
-                    self.fix(self.value(source), "an output of the network")
+    def begin(self) -> None:
+        """Begin a pass."""
+        self._origins, self._changed = {}, set()
 
-    def _apply(self, node: Node) -> Value | list[Value]:
-        self._node = node
-        rule = self._rule_of(node.target)
-        name = operation_name(node)
-        if rule is None:
-            return self._without_rule(node, f"`{name}` has no rule")
-        if not all(isinstance(size, int) for out in _outputs(node) for size in out.shape):
-            return self._without_rule(node, f"`{name}` has a shape that depends on data")
-        try:
-            result = rule(self, node, *node.args, **node.kwargs)
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            # An overload that the rule does not know: what it touches is as safe as behind an operation without rule.
-            return self._without_rule(node, f"`{name}` is used in a way that has no rule: {error}")
-        if isinstance(result, list):
-            return [self._settled(value) for value in result]
-        result = self._settled(result or ())
-        self._follow(node, result)
-        return result
+    def is_current(self, node: Node) -> bool:
+        """Whether all that the layers of `node` were made of is as it was when they were made."""
+        if node not in self._reads:
+            return False
+        read = self._reads[node]
+        moved = any(map(self.labels.has_moved, read.places))
+        return not (moved or read.nodes & self._changed or self.choices.has_made(node))
 
-    def _without_rule(self, node: Node, what: str) -> Value | list[Value]:
-        """Protect all that an operation touches; what it makes cannot shrink."""
-        where = self.module_path(node)
-        reason = f"{what} (in `{where}`)" if where else what
-        for source in node.all_input_nodes:
-            found = self.values.get(source, ())
-            for value in found if isinstance(found, list) else [self.value(source)]:
-                self.fix(value, reason)
-        if node.all_input_nodes:  # else it is a tensor made here, which is all that there is to say
-            self._origins[node] = reason
-        return [() for _ in _outputs(node)] if isinstance(node.meta.get("val"), (list, tuple)) else ()
+    def forget_what_asked_for_sizes(self) -> None:
+        """Let the nodes whose layers depend on stated sizes be made anew."""
+        self._reads = {node: read for node, read in self._reads.items() if not read.stated}
 
-    def _settled(self, value: Value) -> Value:
+    def make(self, node: Node, layers: Callable[[], Value | list[Value]]) -> None:
+        """Let `layers` make the layers of `node`, and with them what is united, protected and left open for it."""
+        outer = self._node
+        self._node, self._reads[node] = node, Read(set(), [], set())
+        self._take_up(node)
+        self.without_rule.pop(node, None)
+        self._uncertain[node] = []
+        self.choices.begin(node)
+        self.labels.begin(node)
+        made = layers()
+        before = self.values.get(node)
+        if before is None or not _same(made, before):
+            self.values[node] = made
+            self._changed.add(node)
+        self._node = outer
+        self._take_up(outer)
+
+    def _take_up(self, node: Node | None) -> None:
+        """Note what is read and protected on behalf of `node`."""
+        places = self._reads[node].places if node in self._reads else []
+        self.labels.on_behalf_of(node, places)
+
+    def settled(self, value: Value) -> Value:
         """Leave one layer for each axis, none that holds a whole tensor, and only such as leave it a box."""
         kept: list[Layer] = []
         for found in value:
@@ -158,8 +149,9 @@ class Propagation:
 
     def _ask(self, kind: Kind, options: Sequence[tuple[Layer, frozenset[int]]]) -> int | None:
         """Return which of some layers goes on to vary, and along which axes; None: not known yet."""
+        assert self._node is not None
         key = (self._node, kind, *((found.axes, kept) for found, kept in options))
-        return self._choices.ask(Choice(kind, key, options))
+        return self.choices.ask(self._node, Choice(kind, key, options))
 
     # What rules read.
 
@@ -167,18 +159,26 @@ class Propagation:
         """Return the layers of `node`; of a parameter or buffer one for each axis; of anything else none."""
         if not isinstance(node, Node):
             return ()
-        if node not in self.values:
-            name = self._tensors.get(node.name)
-            self.values[node] = () if name is None else self._of_tensor(name, self.shape(node))
-        found = self.values[node]
+        found = self._read(node)
         assert isinstance(found, tuple)
         return found
 
     def outputs(self, node: Node) -> list[Value]:
-        """Return the layers of each output of a node with several."""
-        found = self.values[node]
-        assert isinstance(found, list)
-        return found
+        """Return the layers of each output of a node, of most nodes one."""
+        found = self._read(node)
+        return found if isinstance(found, list) else [found]
+
+    def _read(self, node: Node) -> Value | list[Value]:
+        if self._node is not None:
+            self._reads[self._node].nodes.add(node)
+        if node not in self.values:  # parameters and buffers are labelled in the order in which they are met
+            self.make(node, partial(self.of_tensor, node))
+        return self.values[node]
+
+    def of_tensor(self, node: Node) -> Value:
+        """Return the layers of a parameter or buffer."""
+        name = self._tensors.get(node.name)
+        return () if name is None else self._of_tensor(name, self.shape(node))
 
     def _of_tensor(self, name: str, shape: tuple[int, ...]) -> Value:
         layers = []
@@ -188,7 +188,7 @@ class Propagation:
                 layers.append(along(labels, axis, shape))
             else:
                 self.labels.protect(labels, INDEX_OF_ONE)
-        return self._settled(tuple(layers))
+        return self.settled(tuple(layers))
 
     @staticmethod
     def shape(node: Node) -> tuple[int, ...]:
@@ -204,6 +204,8 @@ class Propagation:
             kind = "constant" if node.name in self.exported.constants else "input"
             known = self._tensors.get(node.name)
             return f"coupled to `{known}`" if known else f"coupled to the {kind} `{node.name}`"
+        if node in self.without_rule:
+            return self.without_rule[node]
         if node not in self._origins:
             sources = sorted(node.all_input_nodes, key=lambda source: source.name in self._tensors)
             made_here = "coupled to a tensor made in the forward pass"
@@ -360,24 +362,24 @@ class Propagation:
                 self.labels.protect(found.labels, reason)
         return self.fix_along([first], [axis for axis in first.axes if axis not in kept], reason)
 
-    def _follow(self, node: Node, value: Value) -> None:
+    def follow(self, node: Node, value: Value) -> None:
         """Let integers that modules hold follow the axes of `value` whose length the operation states."""
-        if not is_stating(node) or not self._stated:
+        if not is_stating(node) or not self._sizes:
             return
         path = self.module_path(node)
         widths = {found.axes[0]: vector(found.labels, found.axes[0]) for found in value if len(found.axes) == 1}
         there = [axis for axis, labels in widths.items() if self._was_there(node, labels)]
         if isinstance(self._modules.get(path), nn.MultiheadAttention):  # which checks the width of its inputs
             there = []
-        for each in statements(node, widths, there, self._stated, path):
+        for each in statements(node, widths, there, self._sizes, path):
             if each.certain:
                 self._state(each)
             else:
-                self._uncertain.append(each)
+                self._uncertain[self._node].append(each)
 
     def follow_pieces(self, node: Node, value: Value, axis: int, lengths: Sequence[int]) -> bool:
         """Let sizes that a module holds follow the pieces into which an axis is cut; return whether they state them."""
-        found = stating_pieces(self._stated, self.module_path(node), lengths)
+        found = stating_pieces(self._sizes, self.module_path(node), lengths)
         width = next((vector(each.labels, axis) for each in value if each.axes == (axis,)), None)
         if found is None or width is None:
             return False
@@ -387,17 +389,23 @@ class Propagation:
 
     def follow_number(self, node: Node, labels: Tensor) -> None:
         """Let a size that a module holds follow the number of `labels` (length,) that an operation states."""
-        for size, _, _ in stating_pieces(self._stated, self.module_path(node), [len(labels)]) or ():
+        for size, _, _ in stating_pieces(self._sizes, self.module_path(node), [len(labels)]) or ():
             self._state(Statement(size, labels[None], certain=True))
 
+    @property
+    def _sizes(self) -> Mapping[StatedSize, int]:
+        if self._node is not None:
+            self._reads[self._node].stated.add(True)
+        return self.stated
+
     def _state(self, each: Statement) -> None:
-        own = self.labels.of_attribute(*each.size, self._stated[each.size])
+        own = self.labels.of_attribute(*each.size, self.stated[each.size])
         self.unite(each.labels, own, "a size that a module states")
 
-    def _state_what_is_left(self) -> None:
+    def state_what_is_left(self) -> None:
         """Let sizes follow that were read for certain nowhere, and may have been read for one width only."""
         places: dict[StatedSize, list[Statement]] = {}
-        for each in self._uncertain:
+        for each in itertools.chain(*self._uncertain.values()):
             places.setdefault(each.size, []).append(each)
         for size, found in places.items():
             if size not in self.labels.attributes and all(torch.equal(each.labels, found[0].labels) for each in found):
@@ -422,7 +430,7 @@ class Propagation:
         A module attribute that holds another number is the user's own affair and left alone.
         """
         path = self.module_path(node)
-        self._known.add((path, name))
+        self.known_sizes.add((path, name))
         held = getattr(self._modules.get(path), name, None)
         if index is not None and isinstance(held, tuple) and index < len(held):
             held = held[index]
@@ -430,10 +438,10 @@ class Propagation:
             self.unite(labels, self.labels.of_attribute(path, name, index, held), "a size that a module states")
 
 
-def _outputs(node: Node) -> list[Tensor]:
-    value = node.meta.get("val")
-    found = value if isinstance(value, (list, tuple)) else [value]
-    return [each for each in found if isinstance(each, Tensor)]
+def _same(one: Value | list[Value], other: Value | list[Value]) -> bool:
+    if isinstance(one, list) or isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))  # type: ignore[arg-type]
+    return len(one) == len(other) and all(map(alike, one, other))
 
 
 def _by_shared_axes(layers: Sequence[tuple[int, Layer]]) -> list[list[tuple[int, Layer]]]:

@@ -31,7 +31,8 @@ class _Region(StepModule):
             made = F.relu(self.read(x))
             with torch.autocast("cpu", enabled=False) if self.option == 2 else contextlib.nullcontext():
                 made = self.make(made.to(x.dtype))
-        return made.to(x.dtype)
+        found: Tensor = made.to(x.dtype)
+        return found
 
 
 REGION_STEPS: dict[str, type[StepModule]] = {"region": _Region}
