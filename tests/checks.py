@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def counted_parameters(model: nn.Module) -> int:
 
 def counted_macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> float:
     # The counter of torch 2.14 does not know fused attention, encoder and recurrent layers, only what they are made of.
+    # Nor what runs with gradients on inside of a pass without: hence the copy that needs none.
+    model = copy.deepcopy(model).requires_grad_(False)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
