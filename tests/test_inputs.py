@@ -155,6 +155,15 @@ def test_branch_on_data_is_refused_with_its_line() -> None:
         PruningSpace(Branch().eval(), (X,))
 
 
+def test_refusal_that_comes_from_no_module_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("found no graph")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(ExportError, match="found no graph"):
+        PruningSpace(chain(), (X,))
+
+
 def test_python_randomness_that_export_freezes_is_refused() -> None:
     apart = itertools.count(0, 2)  # no two draws are alike by chance
 
