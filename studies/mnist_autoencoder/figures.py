@@ -12,7 +12,7 @@ from torch import nn
 
 from optuna_softprune import PruningSpace
 from studies.autoencoders import trained
-from studies.mnist_autoencoder.methods import HEURISTICS, orders
+from studies.mnist_autoencoder.methods import HEURISTICS, REFITTED, RIDGE, orders, refitting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from studies.autoencoders import Images
     from studies.rows import Rows
 
-SHOWN = ("uniform", "local norm", "global norm", "random, mean", "TPE", "SLSQP", "finite differences")
+SHOWN = ("uniform", "local norm", "global norm", "random, mean", "TPE", "SLSQP", "finite differences", REFITTED)
 COLOURS = {name: f"C{i}" for i, name in enumerate(SHOWN)} | {
-    "random": "C3", "CMA-ES": "C7", "GP": "C8", "exhaustive grid": "black"
+    "random": "C3", "CMA-ES": "C8", "GP": "C9", "exhaustive grid": "black"
 }  # fmt: skip
 GRID = "exhaustive grid"
 TILES = 10
@@ -73,7 +73,7 @@ def progress(convergence: Rows, file: Path) -> None:
         for row in mine:
             if named in (None, row["method"]):
                 aims[row["seed"]] = max(row["psnr_validation"], aims.get(row["seed"], -np.inf))
-        for method in dict.fromkeys(row["method"] for row in mine):
+        for method in dict.fromkeys(row["method"] for row in mine if row["method"] != REFITTED):
             last = max(row["call"] for row in mine if row["method"] == method)
             calls = np.arange(1, last + 1)
             gains = []
@@ -142,9 +142,11 @@ def reconstructions(results: Rows, coefficients: Rows, images: Images, file: Pat
     space = PruningSpace(model, (images.calibration[:2],), importance=orders(images.calibration)[order])
     batch = images.test[:TILES]
     rows: dict[str, nn.Module] = {"test images": nn.Identity(), "dense": model}
-    for method in ("global norm", "uniform", "local norm", "TPE", "SLSQP", "finite differences"):
+    refitted = refitting(model, images.calibration, RIDGE[network])
+    for method in ("global norm", "uniform", "local norm", "TPE", "SLSQP", "finite differences", REFITTED):
         found = coefficients.where(network=network, seed=0, target=target, method=method)
-        rows[method] = space.prune({row["group"]: row["removed"] / row["units"] for row in found})
+        of = refitted if method == REFITTED else space
+        rows[method] = of.prune({row["group"]: row["removed"] / row["units"] for row in found})
     figure, axes = plt.subplots(len(rows), 1, figsize=(6, 0.55 * len(rows)), layout="constrained")
     for ax, (name, small) in zip(axes, rows.items(), strict=True):
         with torch.no_grad():

@@ -12,9 +12,11 @@ from torch import nn
 from optuna_softprune import (
     ActivationEnergy,
     Calibration,
+    LeastSquares,
     Magnitude,
     PruningObjective,
     PruningSpace,
+    ReconstructionError,
     SparsityConstraint,
     Taylor,
     open_storage,
@@ -47,6 +49,9 @@ SEARCHES = ("random", "TPE", "finite differences", "SLSQP")
 MORE_SEARCHES = ("CMA-ES", "GP", "exhaustive grid")
 # All others evaluate the heuristics, and the feasible network nearest to the dense one, first.
 WITHOUT_START = ("random", "exhaustive grid")
+# The search that judges refitted networks, and what reconstruction is damped by.
+REFITTED = "finite differences, refitted"
+RIDGE = {"fully connected": 1e-4, "convolutional": 1e-3, "fully convolutional": 1e-3}
 
 
 def orders(calibration: Tensor) -> dict[str, Importance]:
@@ -63,6 +68,17 @@ def orders(calibration: Tensor) -> dict[str, Importance]:
     }
 
 
+def refitting(model: nn.Module, calibration: Tensor, ridge: float) -> PruningSpace:
+    """Return the space of refitted networks, units in the order that belongs to it."""
+    data = Calibration([(calibration,)])
+    return PruningSpace(
+        model,
+        (calibration[:2],),
+        importance=ReconstructionError(data),
+        reconstruction=LeastSquares(data, ridge=ridge),
+    )
+
+
 def sampler_of(name: str, space: PruningSpace, constraint: SparsityConstraint, seed: int, levels: int) -> BaseSampler:
     """Return a search's sampler; all of them propose networks of the wanted size only."""
     samplers: dict[str, Callable[[], BaseSampler]] = {
@@ -71,6 +87,7 @@ def sampler_of(name: str, space: PruningSpace, constraint: SparsityConstraint, s
         "CMA-ES": lambda: ProjectedSampler(CmaEsSampler(seed=seed), constraint),
         "GP": lambda: ProjectedSampler(GPSampler(seed=seed), constraint),
         "finite differences": lambda: FiniteDifferenceSampler(constraint),
+        REFITTED: lambda: FiniteDifferenceSampler(constraint),
         "SLSQP": lambda: SLSQPSampler(constraint),
         "exhaustive grid": lambda: FeasibleGridSampler(space, constraint, levels=levels),
     }

@@ -22,9 +22,12 @@ from studies.mnist_autoencoder.methods import (
     HEURISTICS,
     LEVELS,
     MORE_SEARCHES,
+    REFITTED,
+    RIDGE,
     SEARCHES,
     WITHOUT_START,
     orders,
+    refitting,
     sampler_of,
     searched,
 )
@@ -44,6 +47,8 @@ TARGETS = (0.3, 0.5, 0.7, 0.9)
 SSIM_IMAGES = 1000
 # Of the random candidates so many give the mean.
 RANDOM_MEAN = 30
+# The order of units of refitted networks.
+RECONSTRUCTION = "reconstruction"
 
 Coefficients = dict[str, float]
 
@@ -58,6 +63,7 @@ class Case:
     images: Images
     model: nn.Module
     spaces: dict[str, PruningSpace]
+    refitted: PruningSpace
     tolerance: float
 
     @property
@@ -119,6 +125,16 @@ def order_of(case: Case, tables: Tables) -> str:
     return order
 
 
+def refitted_heuristics(case: Case, tables: Tables) -> None:
+    """Keep the heuristics' networks, refitted."""
+    if tables.results.where(**case.key, method=f"{HEURISTICS[-1]}, refitted"):
+        return
+    found = baselines(case.refitted, SparsityConstraint(case.refitted, case.target, tolerance=case.tolerance))
+    for method in HEURISTICS:
+        row = {**case.measured(case.refitted, found[method]), "order": RECONSTRUCTION, "chosen": 1}
+        tables.results.keep({**case.key, **row, "method": f"{method}, refitted"})
+
+
 def smallest_group(case: Case, tables: Tables) -> None:
     """Prune the smallest group alone, as much as heuristics take of it, and then all of the others without it."""
     order = order_of(case, tables)
@@ -139,10 +155,11 @@ def smallest_group(case: Case, tables: Tables) -> None:
 
 def search(case: Case, method: str, tables: Tables, journal: Path, calls: int, levels: int) -> None:
     """Search with one sampler, and keep the network with the best metric, by the values of images it never saw."""
-    order = order_of(case, tables)
+    refits = method == REFITTED
+    order = RECONSTRUCTION if refits else order_of(case, tables)
     if (case.network, case.seed, case.target, method, order) in tables.results:
         return
-    space = case.spaces[order]
+    space = case.refitted if refits else case.spaces[order]
     constraint = SparsityConstraint(space, case.target, tolerance=case.tolerance)
     sampler = sampler_of(method, space, constraint, case.seed, levels)
     objective = PruningObjective(space, lambda network: psnr(network, case.images.validation), constraint)
@@ -196,14 +213,16 @@ def measure(tables: Tables, quick: bool) -> None:
         print(f"{network}, training {seed}: {time.perf_counter() - start:.0f} s of training", flush=True)
         ranks = orders(images.calibration).items()
         spaces = {name: PruningSpace(model, (images.calibration[:2],), importance=rank) for name, rank in ranks}
+        refitted = refitting(model, images.calibration, RIDGE[network])
         targets = (0.5,) if quick else TARGETS
         more = network == "fully connected" and not quick
         tolerance = 0.03 if quick else 0.005  # small networks have few sizes
         for target in targets:
-            case = Case(network, seed, target, images, model, spaces, tolerance)
-            methods = (*SEARCHES, *(MORE_SEARCHES if more and target in (0.5, 0.7) else ()))
+            case = Case(network, seed, target, images, model, spaces, refitted, tolerance)
+            methods = (*SEARCHES, REFITTED, *(MORE_SEARCHES if more and target in (0.5, 0.7) else ()))
             dense(case, tables)
             heuristics(case, tables)
+            refitted_heuristics(case, tables)
             smallest_group(case, tables)
             for method in tqdm(methods, desc=f"{network}, training {seed}, {target:.0%}"):
                 calls = 12 if quick else GP_CALLS if method == "GP" else CALLS[network]

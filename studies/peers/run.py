@@ -10,7 +10,6 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,9 @@ from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies.autoencoders import Images, digits, mnist, psnr, train, trained
 from studies.command import command
-from studies.mnist_autoencoder.methods import CALLS, HEURISTICS, orders
+from studies.mnist_autoencoder.methods import CALLS, HEURISTICS, REFITTED, RIDGE, orders, refitting
 from studies.mnist_autoencoder.tables import TRAININGS
+from studies.peers.refitted import with_units_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,6 +126,11 @@ def by_fastnas(model: nn.Module, images: Images, target: float, divisor: int) ->
     return small.eval(), calls
 
 
+def copied(pruned: Pruned) -> Pruned:
+    """Return a network that can be trained while the other stays as it is."""
+    return copy.deepcopy(pruned[0]), pruned[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The order of units in which the best heuristic is best on the validation images; what it took to find it.
@@ -158,6 +163,14 @@ def chosen(model: nn.Module, images: Images, target: float, tolerance: float) ->
                 best, found = value, (space, constraint, starts, name)
     assert found is not None
     return Chosen(*found, calls)
+
+
+def chosen_refitted(space: PruningSpace, images: Images, target: float, tolerance: float) -> Chosen:
+    """Try all heuristics, each judged by its refitted network."""
+    constraint = SparsityConstraint(space, target, tolerance=tolerance)
+    starts = {name: c for name, c in baselines(space, constraint).items() if name in (*HEURISTICS, "nearest")}
+    best = max(HEURISTICS, key=lambda name: psnr(space.prune(starts[name]), images.validation))
+    return Chosen(space, constraint, starts, best, len(HEURISTICS))
 
 
 def by_us(order: Chosen, images: Images, calls: int) -> Pruned:
@@ -215,17 +228,34 @@ def compare(rows: Rows, network: str, seed: int, target: float, images: Images, 
             key = {"network": network, "seed": seed, "target": target, "method": method}
             rows.keep({**key, **measure(model(), images, prune, quick=quick)})
 
-    def heuristic(name: str) -> Pruned:
-        return order(target).space.prune(order(target).starts[name]), order(target).calls
+    @functools.cache
+    def refitted() -> Chosen:
+        space = refitting(model(), images.calibration, RIDGE[network])
+        return chosen_refitted(space, images, target, tolerance)
+
+    @functools.cache
+    def of_peer(method: str) -> Pruned:
+        if method in FASTNAS:
+            return by_fastnas(model(), images, target, FASTNAS[method])
+        name, everywhere = TORCH_PRUNING[method]
+        return by_torch_pruning(model(), images, target, name, everywhere=everywhere)
+
+    def refitted_peer(method: str) -> Pruned:
+        small, calls = of_peer(method)
+        return with_units_of(small, model(), refitted().space), calls
+
+    def heuristic(of: Chosen, name: str) -> Pruned:
+        return of.space.prune(of.starts[name]), of.calls
 
     keep("dense", lambda dense: (copy.deepcopy(dense), 0))
-    for method, (name, everywhere) in TORCH_PRUNING.items():
-        keep(method, partial(by_torch_pruning, images=images, target=target, name=name, everywhere=everywhere))
-    for method, divisor in FASTNAS.items():
-        keep(method, partial(by_fastnas, images=images, target=target, divisor=divisor))
-    keep("uniform", lambda _: heuristic("uniform"))
-    keep("best heuristic of any order", lambda _: heuristic(order(target).best))
+    for method in (*TORCH_PRUNING, *FASTNAS):
+        keep(method, lambda _, method=method: copied(of_peer(method)))  # type: ignore[misc]
+        keep(f"{method}, refitted", lambda _, method=method: refitted_peer(method))  # type: ignore[misc]
+    keep("uniform", lambda _: heuristic(order(target), "uniform"))
+    keep("best heuristic of any order", lambda _: heuristic(order(target), order(target).best))
     keep(OURS, lambda _: by_us(order(target), images, calls))
+    keep("best heuristic, refitted", lambda _: heuristic(refitted(), refitted().best))
+    keep(REFITTED, lambda _: by_us(refitted(), images, calls))
     fastnas = rows[(network, seed, target, next(iter(FASTNAS)))]
     if fastnas["note"] == "":
         few = fastnas["calls"]

@@ -25,10 +25,8 @@ from optuna_softprune import (
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies import autoencoders, classifiers
 from studies.command import command
-from studies.mnist_autoencoder.methods import HEURISTICS
-from studies.mnist_autoencoder.tables import TRAININGS
-from studies.peers import run as peers_run
-from studies.reconstruction import peers
+from studies.mnist_autoencoder.methods import HEURISTICS, RIDGE
+from studies.mnist_autoencoder.tables import TRAININGS, interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,8 +40,8 @@ FILE = Path(__file__).parent / "results.csv"
 KEYS = ["part", "network", "seed", "target", "method", "order"]
 COLUMNS = [*KEYS, "sparsity", "validation", "test", "test_tuned", "calls"]
 CALLS = 120
+CLASSIFIER_CALLS = {"digits": 120, "mnist": 60}
 TUNING_STEPS, TUNING_RATE = 200, 1e-3
-RIDGE = {"fully connected": 1e-4, "convolutional": 1e-3, "fully convolutional": 1e-3}
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = (64, 128, 256, 512, 1000, 2000, 4000)
 CLASSIFIER_TRAININGS = 3
@@ -138,25 +136,6 @@ def of_autoencoder(rows: Rows, images: autoencoders.Images, case: tuple[str, int
         keep("search with refitting", order, refitted, search(refitted, metric, target, tolerance, calls))
 
 
-def of_peer(rows: Rows, images: autoencoders.Images, case: tuple[str, int, float], quick: bool) -> None:
-    """Measure the networks of another tool, as they are and refitted, on one network."""
-    network, seed, target = case
-    key = {"part": "search", "network": network, "seed": seed, "target": target}
-    if (*key.values(), list(peers_run.TORCH_PRUNING)[-1], "") in rows:
-        return
-    model = autoencoders.trained(network, seed, images)
-    space = spaces(model, images.calibration, RIDGE[network])["activation energy", True]
-    for method, *found in peers.networks(space, model, images, target):
-        for name, small in zip((method, f"{method}, refitted"), found, strict=True):
-            row: Row = {}
-            if small is not None:
-                row["sparsity"] = 1 - peers_run.parameters(small) / peers_run.parameters(model)
-                row["test"] = autoencoders.psnr(small, images.test)
-                steps = 20 if quick else TUNING_STEPS
-                row["test_tuned"] = autoencoders.psnr(trained_on(small, images, steps), images.test)
-            rows.keep({**key, "method": name, "order": "", **row})
-
-
 def best_heuristic(
     space: PruningSpace, metric: Callable[[nn.Module], float], target: float, tolerance: float
 ) -> Coefficients:
@@ -170,7 +149,6 @@ def of_autoencoders(rows: Rows, images: autoencoders.Images, quick: bool) -> Non
     cases = [(n, s, t) for n, count in TRAININGS.items() for s in range(count) for t in (0.5, 0.7)]
     for case in tqdm([("fully connected", 0, 0.5)] if quick else cases, desc="in the search"):
         of_autoencoder(rows, images, case, quick)
-        of_peer(rows, images, case, quick)
 
 
 def of_settings(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
@@ -206,7 +184,7 @@ def of_classifier(rows: Rows, data: classifiers.Digits, seed: int, quick: bool) 
     if (*key.values(), "search with refitting", "reconstruction") in rows:
         return
     model = classifiers.trained(seed, data)
-    tolerance, calls = (0.03, 12) if quick else (0.005, CALLS)
+    tolerance, calls = (0.03, 12) if quick else (0.005, CLASSIFIER_CALLS[data.name])
     recalibrated = functools.partial(classifiers.with_statistics_of, images=data.calibration)
 
     def metric(small: nn.Module) -> float:
@@ -255,16 +233,16 @@ def of_training(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
         f"after {steps} steps": lambda small: autoencoders.psnr(trained_on(small, images, steps), images.validation),
     }
     for (name, metric), refit in itertools.product(metrics.items(), (False, True)):
-        method = f"metric {name}{', refitted' if refit else ''}"
-        if (*key.values(), method, "reconstruction") not in rows:
-            space = made()["reconstruction" if refit else "activation energy", refit]
+        method, order = f"metric {name}{', refitted' if refit else ''}", ORDERS[refit]
+        if (*key.values(), method, order) not in rows:
+            space = made()[order, refit]
             c = search(space, metric, 0.5, tolerance, calls)
             small = space.prune(c)
             values = {"sparsity": space.sparsity(c), "test": autoencoders.psnr(small, images.test), "calls": calls}
             values["test_tuned"] = autoencoders.psnr(
                 trained_on(small, images, 20 if quick else TUNING_STEPS), images.test
             )
-            rows.keep({**key, "method": method, "order": "reconstruction", **values})
+            rows.keep({**key, "method": method, "order": order, **values})
 
 
 def measure(rows: Rows, quick: bool) -> None:
@@ -279,7 +257,7 @@ def measure(rows: Rows, quick: bool) -> None:
 
 
 def table(rows: Rows, part: str, columns: Sequence[str], digits: int) -> list[str]:
-    """Return a table for each network of a part: means over the trainings."""
+    """Return a table for each network of a part: means over the trainings, and by how much the last method is ahead."""
     lines: list[str] = []
     mine = rows.where(part=part)
     for network in dict.fromkeys(row["network"] for row in mine):
@@ -293,13 +271,27 @@ def table(rows: Rows, part: str, columns: Sequence[str], digits: int) -> list[st
             f"| {network}, {trainings} trainings | order | {' | '.join(head)} |",
             "| --- | --- |" + " --- |" * len(head),
         ]
-        for method, order in dict.fromkeys((row["method"], row["order"]) for row in found):
-            cells = []
-            for target, column in itertools.product(targets, columns):
-                values = [r[column] for r in found if (r["method"], r["order"], r["target"]) == (method, order, target)]
-                values = [value for value in values if value != ""]
-                cells.append(f"{np.mean(values):.{digits}f}" if values else "")
-            lines.append(f"| {method} | {order} | {' | '.join(cells)} |")
+        methods = list(dict.fromkeys((row["method"], row["order"]) for row in found))
+        cells = {
+            (*method, *place): {
+                row["seed"]: row[place[1]]
+                for row in found
+                if (row["method"], row["order"]) == method and row["target"] == place[0] and row[place[1]] != ""
+            }
+            for method in methods
+            for place in itertools.product(targets, columns)
+        }
+        places = list(itertools.product(targets, columns))
+        for method in methods:
+            means = [list(cells[(*method, *place)].values()) for place in places]
+            shown = [f"{np.mean(values):.{digits}f}" if values else "" for values in means]
+            lines.append(f"| {' | '.join([*method, *shown])} |")
+        for method in [*methods[:-1]] if trainings > 1 else []:
+            gains = []
+            for place in places:
+                ours, theirs = cells[(*methods[-1], *place)], cells[(*method, *place)]
+                gains.append(interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs], digits))
+            lines.append(f"| ahead of {' | '.join([*method, *gains])} |")
         lines.append("")
     return lines
 
