@@ -48,12 +48,19 @@ class Contraction:
     groups: int
     whole: bool
 
-    def matrices(self, weight: Tensor) -> Tensor:
-        """Return a weight, whole or of fewer inputs and outputs, as W (g, rows, d)."""
-        if self.axis == 0:
-            return weight.reshape(self.groups, weight.shape[0] // self.groups, -1).mT
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return a weight, whole or of fewer inputs and outputs, as (outputs, m, d): m rows of W for each output."""
+        if self.axis == 1:
+            return weight.flatten(2).mT if weight.dim() > 2 else weight[:, None]
         by_group = weight.reshape(self.groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
-        return by_group.transpose(2, 3).flatten(1, 2)
+        return by_group.permute(2, 0, 3, 1).flatten(1, 2)
+
+    def matrices(self, rows: Tensor) -> Tensor:
+        """Return rows (outputs, m, d) as W (g, rows, d)."""
+        if self.axis == 1:
+            return rows.reshape(self.groups, -1, rows.shape[2])
+        outputs, m, width = rows.shape
+        return rows.reshape(outputs, self.groups, m // self.groups, width).transpose(0, 1).flatten(1, 2)
 
     def tensor(self, matrices: Tensor, shape: Sequence[int]) -> Tensor:
         """Return matrices (g, rows, d) as a weight of `shape`."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+# Positions that are gathered before their products are made: fewer take longer to be added than to be multiplied.
+GATHERED = 1024
 # Widths from which products of both triangles cost more than two calls; below they are one product.
 NARROW = 128
 # Bytes that the moments of one layer may take: 11,585 channels. A network has a few such layers at most.
@@ -162,6 +164,7 @@ class _Sums:
         self._shift: Tensor | None = None
         self._first = self._energy = torch.empty(0)
         self._second: Tensor | None = None
+        self._gathered: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, read: Tensor | None) -> None:
         """Add X (g, d, positions), and how often each position is read."""
@@ -180,8 +183,18 @@ class _Sums:
         if self._second is None:
             self._energy += (weighted * x).sum(2)
         else:
-            for total, *rows in zip(self._second, weighted, x, strict=True):
-                _add_products(total, *rows)
+            self._gathered.append((weighted, x))
+            if sum(each.shape[2] for _, each in self._gathered) >= GATHERED:
+                self._multiply()
+
+    def _multiply(self) -> None:
+        """Add the products of what was gathered."""
+        if self._second is None or not self._gathered:
+            return
+        weighted, x = (torch.cat(each, 2) if len(each) > 1 else each[0] for each in zip(*self._gathered, strict=True))
+        self._gathered.clear()
+        for total, *rows in zip(self._second, weighted, x, strict=True):
+            _add_products(total, *rows)
 
     def moments(self) -> Moments:
         """Return the means over all positions."""
@@ -191,7 +204,10 @@ class _Sums:
         if self._second is None:
             energy = self._energy.cpu() / self._weight + shift * (2 * first + shift)
         else:
-            second = _both_triangles(self._second.cpu() / self._weight) + _outer(mean, mean) - _outer(first, first)
+            self._multiply()
+            second = _both_triangles(self._second.cpu() / self._weight)
+            for each, m, f in zip(second, mean, first, strict=True):
+                each.addr_(m, m).addr_(f, f, alpha=-1)
             energy = second.diagonal(dim1=1, dim2=2)
         if not bool(torch.isfinite(energy).all()):
             raise ValueError(
@@ -226,5 +242,9 @@ def _outer(some: Tensor, others: Tensor) -> Tensor:
 
 
 def _both_triangles(lower: Tensor) -> Tensor:
-    """Return the symmetric matrices (g, d, d) of which the lower triangles are given."""
-    return lower.tril() + lower.tril(-1).mT
+    """Return the symmetric matrices (g, d, d) of which the lower triangles are given; the argument is written to."""
+    diagonal = lower.diagonal(dim1=1, dim2=2).clone()
+    lower.tril_(-1)
+    both = lower + lower.mT
+    both.diagonal(dim1=1, dim2=2).copy_(diagonal)
+    return both

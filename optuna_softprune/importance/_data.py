@@ -55,7 +55,7 @@ class ActivationEnergy:
 def energy_of(weight: Tensor, moments: Moments) -> Scores:
     """Return the energy that comes from each index of the axis of a weight that reads."""
     contraction = moments.contraction
-    energy = moments.energy * contraction.matrices(weight).double().square().sum(1).cpu()
+    energy = moments.energy * contraction.matrices(contraction.rows(weight)).double().square().sum(1).cpu()
     # In a grouped convolution each group of channels meets the same positions of the weight's input axis.
     by_index: Scores = (energy.flatten() if contraction.axis == 0 else energy.sum(0)).numpy()
     return by_index

@@ -61,7 +61,7 @@ class ReconstructionError:
         found: list[Reader] = []
         constant, energy = np.zeros(group.size), 0.0
         for slices, moments, weight in read:
-            matrices = moments.contraction.matrices(weight).double().cpu()
+            matrices = moments.contraction.matrices(moments.contraction.rows(weight)).double().cpu()
             damped, inputs = moments.damped(self.ridge), _inputs(slices, moments)
             if damped is None or inputs is None:  # nothing can make up for a unit
                 lost = energy_of(weight, moments)

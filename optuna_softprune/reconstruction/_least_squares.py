@@ -6,16 +6,16 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from optuna_softprune._errors import CalibrationWarning, shorten
 from optuna_softprune.calibration import RIDGE, Calibration, Moments, expect_calibration, expect_ridge
-from optuna_softprune.graph import Side, operation_name
+from optuna_softprune.graph import Side, operation_name, tensors
 from optuna_softprune.reconstruction._refit import Refit
 from optuna_softprune.reconstruction._refitted import Refitted
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
     from torch.fx import Node
 
     from optuna_softprune.graph import Network, Slices
@@ -56,8 +56,9 @@ class LeastSquares:
         refits: dict[str, Refit] = {}
         reasons: dict[str, str] = {}
         read = {each.tensor: each for group in network.groups for each in group.slices if each.side is Side.INPUT}
+        dense = {name: tensor.detach() for name, tensor in tensors(model)}
         for name, slices in read.items():
-            found = self._refit(network, slices, moments.get(name))
+            found = self._refit(network, dense, slices, moments.get(name))
             if isinstance(found, Refit):
                 refits[name] = found
             else:
@@ -66,7 +67,9 @@ class LeastSquares:
         _warn_of_wide_layers([name for name, each in moments.items() if each.second is None])
         return Refitted(model, network, self.calibration, refits, reasons)
 
-    def _refit(self, network: Network, slices: Slices, moments: Moments | None) -> Refit | str:
+    def _refit(
+        self, network: Network, dense: Mapping[str, Tensor], slices: Slices, moments: Moments | None
+    ) -> Refit | str:
         """Return the refit of a contraction, or why there is none."""
         if moments is None:
             return "no linear layer or convolution was seen to read with it"
@@ -89,11 +92,11 @@ class LeastSquares:
         return Refit(
             network=network,
             contraction=contraction,
+            weight=dense[contraction.weight],
+            bias=None if contraction.bias is None else dense[contraction.bias],
             units=units[0],
             damped=damped,
             mean=moments.mean,
-            order=torch.arange(len(units[0])),
-            factor=torch.linalg.cholesky(damped),
         )
 
 

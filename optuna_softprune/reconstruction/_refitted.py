@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optuna_softprune._errors import shorten
-from optuna_softprune.graph import digest, groups_of, tensors
+from optuna_softprune.graph import digest, groups_of
 from optuna_softprune.reconstruction._sliced import sliced
 from optuna_softprune.reconstruction._statistics import Measurement, statistics
 
@@ -52,7 +52,6 @@ class Refitted:
         self._network, self._calibration = network, calibration
         self._refits, self._reasons = refits, reasons
         self._of_bias = {each.contraction.bias: each for each in refits.values() if each.contraction.bias is not None}
-        self._dense = {name: tensor.detach() for name, tensor in tensors(model)}
         self._statistics = statistics(network)
         self._digest = digest(model)
         self.depends: Mapping[str, frozenset[int]] = {
@@ -83,10 +82,9 @@ class Refitted:
         if refit is None:
             return sliced(self._network, name, dense, kept)
         if name not in known.own:
-            weight, bias = refit.contraction.weight, refit.contraction.bias
-            of_bias = None if bias is None else self._dense[bias]
-            found = refit.of(self._dense[weight], of_bias, kept, known.shared)
-            known.own.update((n, each) for n, each in zip((weight, bias), found, strict=True) if n and each is not None)
+            names = refit.contraction.weight, refit.contraction.bias
+            found = refit.of(kept, known.shared)
+            known.own.update((n, each) for n, each in zip(names, found, strict=True) if n and each is not None)
         return known.own[name]
 
     def measured(self, kept: Kept) -> Sequence[Statistics]:

@@ -48,8 +48,8 @@ def tables_in(folder: Path) -> Tables:
 
 def interval(differences: list[float], digits: int = 2) -> str:
     """Return the mean of paired differences with its 95 % interval (Student's t)."""
-    if len(differences) < 2:
-        return "".join(f"{each:+.{digits}f}" for each in differences)
+    if len(set(differences)) < 2:
+        return "".join(f"{each:+.{digits}f}" for each in differences[:1])
     mean = float(np.mean(differences))
     low, high = ttest_rel(differences, [0.0] * len(differences)).confidence_interval()
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
@@ -101,11 +101,14 @@ def summary(tables: Tables) -> list[str]:
             found = [rows_of(tables, method, network, target) for target in targets]
             if any(found):
                 lines.append(f"| {method} | {' | '.join(value(rows) for rows in found)} |")
-        plain = ("uniform", BEST_HEURISTIC, "random", "TPE", "SLSQP", "exhaustive grid")
-        lines += ["", head[0].format("finite differences gain, dB, over"), head[1]]
-        lines += gains(tables, network, targets, "finite differences", plain)
-        lines += ["", head[0].format(f"{REFITTED}, gain, dB, over"), head[1]]
-        lines += gains(tables, network, targets, REFITTED, ("dense", "finite differences", BEST_REFITTED))
+        over = {
+            "finite differences": ("uniform", BEST_HEURISTIC, "random", "TPE", "SLSQP", "exhaustive grid"),
+            REFITTED: ("dense", "finite differences", BEST_REFITTED),
+        }
+        for method, others in over.items():
+            if tables.results.where(network=network, method=method):
+                lines += ["", head[0].format(f"{method} gain, dB, over"), head[1]]
+                lines += gains(tables, network, targets, method, others)
         lines += ["", *smallest(tables, network)]
     return lines
 

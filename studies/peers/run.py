@@ -250,7 +250,6 @@ def compare(rows: Rows, network: str, seed: int, target: float, images: Images, 
     keep("dense", lambda dense: (copy.deepcopy(dense), 0))
     for method in (*TORCH_PRUNING, *FASTNAS):
         keep(method, lambda _, method=method: copied(of_peer(method)))  # type: ignore[misc]
-        keep(f"{method}, refitted", lambda _, method=method: refitted_peer(method))  # type: ignore[misc]
     keep("uniform", lambda _: heuristic(order(target), "uniform"))
     keep("best heuristic of any order", lambda _: heuristic(order(target), order(target).best))
     keep(OURS, lambda _: by_us(order(target), images, calls))
@@ -264,6 +263,8 @@ def compare(rows: Rows, network: str, seed: int, target: float, images: Images, 
             lambda _: by_us(order(target), images, max(few, order(target).calls + 8)),
         )
         keep(f"{OURS}, at the sparsity of FastNAS", lambda _: by_us(order(fastnas["sparsity"]), images, calls))
+    for method in (*TORCH_PRUNING, *FASTNAS):
+        keep(f"{method}, refitted", lambda _, method=method: refitted_peer(method))  # type: ignore[misc]
 
 
 def summary(rows: Rows) -> list[str]:
