@@ -160,3 +160,25 @@ def test_latency_as_an_objective_is_that_of_the_smaller_network() -> None:
     with torch.no_grad():
         study.optimize(objective, n_trials=3)
     assert seen[1:] == [trial.user_attrs["softprune:parameters"] for trial in study.trials]
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "fps", "seconds", "latency"])
+def test_a_time_of_passes_that_are_shared_is_refused_with_the_remedy(name: str) -> None:
+    network = zoo("chain")
+    model, inputs = randomise(network.build()).eval(), network.inputs()
+    space = PruningSpace(model, inputs)
+
+    def metric(small: nn.Module) -> dict[str, float]:
+        begin = time.perf_counter()
+        with torch.no_grad():
+            small(*inputs)
+        return {"metric": 0.0, name: time.perf_counter() - begin}
+
+    def latency(small: nn.Module) -> float:
+        return metric(small)[name]
+
+    trial = optuna.trial.FixedTrial(half(space))
+    for each in (metric, latency):
+        with pytest.raises(ValueError, match=r"whole forward pass.*latency_ms\(model, inputs\).*cache_bytes=0"):
+            PruningObjective(space, each)(trial)
+        assert PruningObjective(space, each, cache_bytes=0)(trial) >= 0

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ from optuna_softprune.evaluation._watch import Watch
 Metric = Callable[..., float | Mapping[str, float]]
 TRIAL = "trial"
 METRIC = "metric"
+# What is called so is a time.
+TIMES = re.compile(r"(?:^|_)(?:latency|throughput|fps|ms|milliseconds|seconds)(?:_|$)", re.IGNORECASE)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +73,8 @@ def measure(
 
     Raises:
         TypeError: If the metric returns no float, or no mapping of names to floats.
-        ValueError: If a name is missing, or the metric did not use the model that it was given.
+        ValueError: If a name is missing, the metric did not use the model that it was given, or what is called a time
+            was taken of passes that share values.
     """
     watch = Watch()
     returned = metric(evaluator.module(candidate, watch))
@@ -86,10 +90,22 @@ def measure(
             "The metric neither ran nor copied the network that it was given, but may have read its weights. If it ran "
             "the dense network instead, every candidate has that one's value: use the argument."
         )
+    if watch.shared is not None and not watch.seen:  # it is still no network of its own
+        _expect_no_times([*values, name_of(metric)])
     missing = [name for name in names if name not in values]
     if missing:
         raise ValueError(f"Expected `metric` to return {missing}, but got only {list(values)}.")
     return Measurement(values, watch.shared)
+
+
+def _expect_no_times(names: Iterable[str]) -> None:
+    time = next((name for name in names if TIMES.search(name)), None)
+    if time is not None:
+        raise ValueError(
+            f"Expected `{time}` to be the time of a whole forward pass, but candidates share what their passes have in "
+            "common, so that says nothing: measure it with `optuna_softprune.latency_ms(model, inputs)`, or evaluate "
+            "each candidate whole with `PruningObjective(..., cache_bytes=0)`."
+        )
 
 
 def not_finite(values: Mapping[str, float]) -> str:

@@ -95,7 +95,8 @@ def latency_ms(
     """Return the median time of a forward pass in milliseconds; a metric may return it.
 
     A network is run in eval mode without gradients, with as many threads as `torch.set_num_threads` says, and is left
-    as it was. A metric's network is measured as the smaller network that it stands for, whatever passes share.
+    as it was. A metric's network is measured as the smaller network that it stands for, whatever passes share; that it
+    is watched adds some microseconds for each of its modules.
 
     Args:
         model: A network, or anything else that is called with the inputs, such as another runtime's session.
