@@ -6,11 +6,10 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from optuna_softprune.coefficients import Count
@@ -37,8 +36,7 @@ class Totals:
     def of(count: Count, sizes: NDArray[np.int64], fewest: NDArray[np.int64]) -> Totals:
         """Return the totals of a count, of widths from the dense network's down to the `fewest` units."""
         dense = int(count(sizes))
-        without = [int(count(np.where(np.arange(len(sizes)) == i, 0, sizes))) for i in range(len(sizes))]
-        return Totals(dense, [dense - left for left in without], 1 - int(count(fewest)) / dense if dense else 0.0)
+        return Totals(dense, count.touched(sizes).tolist(), 1 - int(count(fewest)) / dense if dense else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

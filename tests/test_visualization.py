@@ -27,8 +27,15 @@ PLOTS = [
     visualization.plot_sparsity,
     visualization.plot_convergence,
     visualization.plot_sensitivity,
+    visualization.plot_widths,
 ]
-NUMBERS = [visualization.coefficients, visualization.sparsity, visualization.convergence, visualization.sensitivity]
+NUMBERS = [
+    visualization.coefficients,
+    visualization.sparsity,
+    visualization.convergence,
+    visualization.sensitivity,
+    visualization.widths,
+]
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 with torch.random.fork_rng():
     torch.manual_seed(0)
@@ -191,3 +198,26 @@ def test_missing_plotly_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             plot(study)
     for numbers in NUMBERS:
         numbers(study)
+
+
+def test_widths_are_those_of_the_best_network_with_the_parameters_of_each_group() -> None:
+    study = searched()
+    found = visualization.widths(study)
+    small = SPACE.prune(SPACE.coefficients(study.best_trial.params))
+    assert found.groups == tuple(group.name for group in SPACE.groups)
+    assert (found.trial, found.metric) == (study.best_trial.number, study.best_value)
+    for model, units, parameters in (
+        (MODEL, found.dense, found.dense_parameters),
+        (small, found.kept, found.parameters),
+    ):
+        first, second, third = (model.get_submodule(name) for name in "024")
+        assert units.tolist() == [len(first.bias), len(second.bias)]
+        assert parameters is not None
+        with_both = first.weight.numel() + first.bias.numel() + second.weight.numel()
+        assert parameters.tolist() == [
+            with_both,
+            second.weight.numel() + second.bias.numel() + third.weight.numel(),
+        ]
+    bars = visualization.plot_widths(study).data
+    assert [bar.name for bar in bars] == ["dense", "kept"] * 2
+    assert bars[0].text[0] == f"{found.kept[0]} of {found.dense[0]}"

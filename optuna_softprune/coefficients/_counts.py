@@ -88,6 +88,31 @@ class Count:
         by_degree = tuple(_Degree.of(found, self.lengths[:, 1:]) for found in degrees.values())
         object.__setattr__(self, "_by_degree", by_degree)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the formula as JSON; of lengths what is not zero."""
+        return {
+            "constant": self.constant,
+            "lengths": [[[int(i), int(row[i])] for i in np.flatnonzero(row)] for row in self.lengths],
+            "monomials": [[n, list(rows)] for n, rows in self.monomials],
+            "groups": self.lengths.shape[1] - 1,
+        }
+
+    @classmethod
+    def of_dict(cls, held: dict[str, Any]) -> Count:
+        """Return the formula that `to_dict` returned."""
+        lengths = np.zeros((len(held["lengths"]), 1 + held["groups"]), np.int64)
+        for row, terms in zip(lengths, held["lengths"], strict=True):
+            for place, number in terms:
+                row[place] = number
+        monomials = tuple((n, tuple(rows)) for n, rows in held["monomials"])
+        return cls(constant=held["constant"], lengths=lengths, monomials=monomials)
+
+    def touched(self, kept: IntArray) -> IntArray:
+        """Return for each group (G,) what would go of the count at `kept` (G,) if all of its units went."""
+        without = np.where(np.eye(len(kept), dtype=bool), 0, kept)
+        found: IntArray = self(kept) - self(without)
+        return found
+
     def __call__(self, kept: NDArray[Any]) -> NDArray[Any]:
         """Return the count (...) for units kept (..., G); exact for integers."""
         points = kept.reshape(math.prod(kept.shape[:-1]), kept.shape[-1])  # also of no groups

@@ -9,7 +9,7 @@ from optuna.exceptions import ExperimentalWarning
 
 from optuna_softprune import visualization
 from optuna_softprune.coefficients import COUNTED
-from optuna_softprune.objective import CANDIDATE, CONSTRAINT, COUNTS_OF_DENSE, DENSE, OBJECTIVE, PREFIX
+from optuna_softprune.objective import CANDIDATE, CONSTRAINT, COUNTS_OF_DENSE, DENSE, FEASIBLE, OBJECTIVE, PREFIX
 
 if TYPE_CHECKING:
     import optuna
@@ -25,6 +25,7 @@ FIGURES = {
     "sparsity": visualization.plot_sparsity,
     "convergence": visualization.plot_convergence,
     "sensitivity": visualization.plot_sensitivity,
+    "widths": visualization.plot_widths,
 }
 
 
@@ -48,8 +49,10 @@ def publish(study: optuna.Study, space: PruningSpace) -> None:
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(names)
     save_note(study, note(study, space))
+    feasible = any(trial.user_attrs.get(FEASIBLE, 1) for trial in study.get_trials(deepcopy=False) if trial.values)
+    figures = {name: plot for name, plot in FIGURES.items() if feasible or name != "widths"}
     for metric in names if len(names) > 1 else [None]:
-        for name, plot in FIGURES.items():
+        for name, plot in figures.items():
             place = name if metric is None else f"{name}-{metric}"
             save_plotly_graph_object(study, plot(study, metric=metric), graph_object_id=place)
 

@@ -2,7 +2,7 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
 `counts` (parameters and multiply-accumulates of the dense network), `order:<i>`, `constraint`, `objective`, `dense`,
-`metric` (the name of the metric's function).
+`metric` (the name of the metric's function), `formula` (of the parameters, `Count.to_dict`; left out where it is long).
 In a trial: `sparsity` (of what the constraint counts), `parameters`, `macs`, `feasible`, `role`, `iteration`,
 `failure`, `interrupted`, and `candidate`: units kept of each group, all named metrics, and what identifies the space
 and its order of units.
@@ -42,6 +42,7 @@ OBJECTIVE = f"{PREFIX}objective"
 CONSTRAINT = f"{PREFIX}constraint"
 METRIC_NAME = f"{PREFIX}metric"
 COUNTS_OF_DENSE = f"{PREFIX}counts"
+FORMULA = f"{PREFIX}formula"
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
 
@@ -113,6 +114,9 @@ def _write(study: optuna.Study, mine: Mapping[str, Any], space: PruningSpace) ->
     text = json.dumps([units.tolist() for units in space.order], separators=(",", ":"))
     for i in range(0, len(text), CHUNK):
         study.set_user_attr(f"{PREFIX}order:{i // CHUNK}", text[i : i + CHUNK])
+    formula = space.count("parameters").to_dict()
+    if len(json.dumps(formula)) <= CHUNK:
+        study.set_user_attr(FORMULA, formula)
     study.set_user_attr(f"{PREFIX}versions", versions())
     for key in reversed(list(mine)):  # `schema` last: a study with it is whole
         study.set_user_attr(f"{PREFIX}{key}", mine[key])

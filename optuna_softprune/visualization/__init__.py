@@ -9,16 +9,19 @@ from optuna_softprune.visualization._numbers import (
     Convergence,
     Sensitivity,
     Sparsity,
+    Widths,
     coefficients,
     convergence,
     sensitivity,
     sparsity,
+    widths,
 )
 from optuna_softprune.visualization._plots import (
     plot_coefficients,
     plot_convergence,
     plot_sensitivity,
     plot_sparsity,
+    plot_widths,
 )
 
 __all__ = [
@@ -26,12 +29,15 @@ __all__ = [
     "Convergence",
     "Sensitivity",
     "Sparsity",
+    "Widths",
     "coefficients",
     "convergence",
     "plot_coefficients",
     "plot_convergence",
     "plot_sensitivity",
     "plot_sparsity",
+    "plot_widths",
     "sensitivity",
     "sparsity",
+    "widths",
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from optuna_softprune.coefficients import Count
 from optuna_softprune.evaluation import METRIC
 from optuna_softprune.objective import (
     CANDIDATE,
@@ -18,6 +19,7 @@ from optuna_softprune.objective import (
     COUNTS_OF_DENSE,
     DENSE,
     FEASIBLE,
+    FORMULA,
     GROUPS,
     METRIC_NAME,
     OBJECTIVE,
@@ -119,6 +121,32 @@ class Sensitivity:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """What the best feasible trial keeps of each group.
+
+    Attributes:
+        groups: Names of the groups, in execution order.
+        dense: Shape (G,): units in the dense network.
+        kept: Shape (G,): units that are kept.
+        dense_parameters: Shape (G,): parameters that would go with a group of the dense network; None if the study does
+            not say, as when it was made by an earlier version or of thousands of groups.
+        parameters: Shape (G,): the same of the smaller network.
+        trial: The number of the trial.
+        metric: Its metric.
+        name: The name of the metric.
+    """
+
+    groups: tuple[str, ...]
+    dense: IntArray
+    kept: IntArray
+    dense_parameters: IntArray | None
+    parameters: IntArray | None
+    trial: int
+    metric: float
+    name: str
+
+
 def coefficients(study: optuna.Study, *, metric: str | None = None, count: int = 50) -> Coefficients:
     """Return the coefficients of the `count` best feasible trials.
 
@@ -187,6 +215,33 @@ def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int =
         for group, place in enumerate(row):
             best[group, place] = sign * np.fmax(sign * best[group, place], sign * _value(trial, name))
     return Sensitivity(tuple(groups), edges, best, _shown(study, name))
+
+
+def widths(study: optuna.Study, *, metric: str | None = None) -> Widths:
+    """Return what the best feasible trial keeps of each group; arguments as in `coefficients`.
+
+    Raises:
+        ValueError: As `coefficients`, and if no trial is feasible.
+    """
+    name, sign, trials = _complete(study, metric)
+    feasible = [trial for trial in trials if _is_feasible(trial)]
+    if not feasible:
+        raise ValueError(f"Expected a feasible trial, but none of the {len(trials)} complete ones is.")
+    best = max(feasible, key=lambda trial: sign * _value(trial, name))
+    groups = _groups(study)
+    dense, kept = np.array(list(groups.values()), np.int64), np.array(best.user_attrs[CANDIDATE]["kept"], np.int64)
+    held = study.user_attrs.get(FORMULA)
+    formula = None if held is None else Count.of_dict(held)
+    return Widths(
+        tuple(groups),
+        dense,
+        kept,
+        None if formula is None else formula.touched(dense),
+        None if formula is None else formula.touched(kept),
+        best.number,
+        _value(best, name),
+        _shown(study, name),
+    )
 
 
 def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[FrozenTrial]]:

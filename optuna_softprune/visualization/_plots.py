@@ -23,6 +23,8 @@ OWN = ("#cc79a7", "#e69f00", "#56b4e9", "#785ef0", "#000000", "#8c564b")
 SYMBOLS = ("diamond", "square", "triangle-up", "triangle-down", "pentagon", "hexagon")
 # Room of an axis on each side of what is on it, as a share of its range.
 MARGIN = 0.08
+# Pixels in which a bar and what is written behind it can be read.
+HEIGHT_OF_A_GROUP = 26
 
 
 def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: int = 50) -> go.Figure:
@@ -192,6 +194,47 @@ def plot_sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: 
     figure = go.Figure(heat)
     _lay_out(figure, f"Best {found.name} by how much of each group is removed", "fraction removed", "")
     figure.update_xaxes(type="category")
+    _of_groups(figure, found.groups)
+    return figure
+
+
+def plot_widths(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
+    """Draw what the best feasible network keeps of each group, in execution order: units, and parameters with them.
+
+    A weight between two groups counts with both. Arguments and errors as in `plot_coefficients`.
+    """
+    go = _plotly()
+    found = numbers.widths(study, metric=metric)
+    panels = [("units", found.dense, found.kept)]
+    if found.dense_parameters is not None and found.parameters is not None:
+        panels.append(("parameters", found.dense_parameters, found.parameters))
+    figure = go.Figure()
+    for i, (name, dense, kept) in enumerate(panels, 1):
+        axis = {"xaxis": f"x{i}" if i > 1 else "x"}
+        bars = {"y": found.groups, "orientation": "h", "showlegend": i == 1, **axis}
+        figure.add_bar(
+            x=dense,
+            name="dense",
+            marker={"color": GREY},
+            text=[f"{small:,} of {large:,}" for small, large in zip(kept, dense, strict=True)],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate=f"%{{y}}: %{{text}} {name}<extra></extra>",
+            **bars,
+        )
+        figure.add_bar(x=kept, name="kept", marker={"color": BLUE}, width=0.4, hoverinfo="skip", **bars)
+    title = f"What the network with the best {found.name} keeps (trial {found.trial}, {found.metric:.4g})"
+    _lay_out(figure, title, "units", "")
+    share = 1 / len(panels)
+    for i, (name, dense, _) in enumerate(panels):
+        # Room for what is written behind the longest bar.
+        settings = {"title": name, "domain": [i * share, (i + 1) * share - 0.04], "range": [0, 1.55 * dense.max()]}
+        figure.update_layout({f"xaxis{i + 1 if i else ''}": {**settings, "nticks": 5}})
+    figure.update_layout(
+        barmode="overlay",
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1.0, "xanchor": "right"},
+        height=max(450, 150 + HEIGHT_OF_A_GROUP * len(found.groups)),
+    )
     _of_groups(figure, found.groups)
     return figure
 
