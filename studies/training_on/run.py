@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from studies.rows import Rows
+    from studies.rows import Row, Rows
 
 FILE = Path(__file__).parent / "results.csv"
 KEYS = ["part", "network", "seed", "target", "method", "rate"]
@@ -178,9 +179,8 @@ def of_metric(rows: Rows, images: autoencoders.Images, case: tuple[str, int, flo
         if (*key.values(), method, RATES[0]) in rows:
             continue
         constraint = SparsityConstraint(space, case[2], tolerance=tolerance)
-        objective = PruningObjective(
-            space, psnr, constraint, finish=None if not after else lambda network, after=after: on(network, after)
-        )
+        finish = functools.partial(on, steps=after) if after else None
+        objective = PruningObjective(space, psnr, constraint, finish=finish)
         study = optuna.create_study(direction="maximize", sampler=FiniteDifferenceSampler(constraint))
         study.optimize(objective, n_trials=calls)
         c = space.coefficients(study.best_trial.params)
@@ -210,7 +210,7 @@ def tables(rows: Rows) -> list[str]:
         found = [row for row in mine if (row["network"], row["target"]) == (network, target)]
         seeds = list(dict.fromkeys(row["seed"] for row in found))
 
-        def best(method: str, seed: int, found: list[dict[str, float]] = found) -> dict[str, float]:
+        def best(method: str, seed: int, found: list[Row] = found) -> Row:
             return max(
                 (row for row in found if (row["method"], row["seed"]) == (method, seed)), key=lambda r: r["validation"]
             )
