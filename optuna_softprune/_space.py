@@ -163,6 +163,16 @@ class PruningSpace:
         return self._network.protected
 
     @property
+    def traced(self) -> dict[str, str]:
+        """Path of a submodule -> the line of its code that states a size, which nothing but its own graph can change.
+
+        In a smaller network such a submodule keeps its class, parameters and attributes, and runs its own graph in
+        place of its `forward`: any number of examples, of the example inputs' other sizes; always as in eval mode,
+        so without dropout. The network itself is never traced: hand over `nn.Sequential(model)` if it should be.
+        """
+        return {path: part.line for path, part in self._network.traced.items()}
+
+    @property
     def distributions(self) -> dict[str, FloatDistribution]:
         """Group name -> distribution of its coefficient, from 0 to the largest that leaves `min_units`."""
         highest = self.lattice.highest.tolist()

@@ -96,12 +96,25 @@ class SpaceTable:
             if group.least > 1
         ]
 
+    def traced(self) -> list[str]:
+        """Return which submodules run their own graphs, by the line of code that states a size."""
+        by_line: dict[str, list[str]] = {}
+        for path, part in self.network.traced.items():
+            by_line.setdefault(part.line, []).append(path)
+        return [
+            f"{first}{f' and {len(more)} more' if more else ''} runs its own graph, in eval mode, as its code states a "
+            f"size: {line}"
+            for line, (first, *more) in by_line.items()
+        ]
+
     def text(self) -> str:
         """Return the table as aligned text."""
         protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
         table = aligned([COLUMNS, *self.rows()], "<<>>>")
         bounded = [f"  {line}" for line in self.bounded()]
         head = ["bounded"] if bounded else []
+        traced = [f"  {line}" for line in self.traced()]
+        bounded += ["traced", *traced] if traced else []
         return "\n".join([self.title(), *table, *head, *bounded, "protected", *protected, *self.weights])
 
     def html(self) -> str:
@@ -109,7 +122,7 @@ class SpaceTable:
         head = "".join(f"<th>{name}</th>" for name in COLUMNS)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
-        weights = "".join(f"<br>{html.escape(line)}" for line in [*self.bounded(), *self.weights])
+        weights = "".join(f"<br>{html.escape(line)}" for line in [*self.bounded(), *self.traced(), *self.weights])
         return (
             f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
             f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"

@@ -22,10 +22,11 @@ from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._refusal import NotExportableError, first_line, user_line
 from optuna_softprune.graph._regions import AUTOCAST, region
-from optuna_softprune.graph._rules import mixed_axes
+from optuna_softprune.graph._rules import mixed_axes, rule_of
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
 from optuna_softprune.graph._stated import StatedSize, stated_sizes
+from optuna_softprune.graph._traced import NotTraceableError, TracedPart, Tracing
 
 __all__ = [
     "AUTOCAST",
@@ -39,10 +40,13 @@ __all__ = [
     "Kept",
     "Network",
     "NotExportableError",
+    "NotTraceableError",
     "Protected",
     "Side",
     "Slices",
     "StatedSize",
+    "TracedPart",
+    "Tracing",
     "Units",
     "component_of",
     "component_paths",
@@ -63,6 +67,7 @@ __all__ = [
     "operation_name",
     "parts",
     "region",
+    "rule_of",
     "stated_sizes",
     "tensors",
     "to_working",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.fx import Graph
+    from torch.utils._pytree import TreeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,20 @@ def export_training(
         return None  # a network may need targets to train, or draw its own way
     finally:
         working.eval()
+
+
+def export_submodule(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dtype: torch.dtype | None
+) -> tuple[ExportedGraph, TreeSpec, TreeSpec]:
+    """Return the graph of a part of a working copy, and how its inputs and its outputs are flattened.
+
+    Raises:
+        Exception: What `torch.export` raises.
+    """
+    with _quietly():
+        program = torch.export.export(module, args, dict(kwargs))
+    specs: Any = program.call_spec
+    return _exported(module, program, dtype), specs.in_spec, specs.out_spec
 
 
 @contextlib.contextmanager

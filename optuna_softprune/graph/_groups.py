@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from optuna_softprune.graph._export import ExportedGraph
+    from optuna_softprune.graph._traced import TracedPart
 
 Units = NDArray[np.int64]
 Kept = NDArray[np.bool_]
@@ -105,6 +106,7 @@ class Network:
         nodes: Graph node -> (axis, units) of its axes that can shrink.
         macs: Graph node -> products of which its multiply-accumulates are the sum: the (node, axis) of each factor.
         constant_macs: Graph node -> multiply-accumulates, of all other operations that have some.
+        traced: Path -> a submodule that is its own graph in the smaller network.
     """
 
     exported: ExportedGraph
@@ -116,6 +118,7 @@ class Network:
     nodes: Mapping[Node, tuple[tuple[int, Units], ...]]
     macs: Mapping[Node, Sequence[Sequence[tuple[Node, int]]]]
     constant_macs: Mapping[Node, int]
+    traced: Mapping[str, TracedPart] = field(default_factory=dict)
 
     @property
     def units(self) -> int:

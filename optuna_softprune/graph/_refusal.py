@@ -36,7 +36,7 @@ class NotExportableError(ExportError):
 def user_line(error: BaseException) -> str:
     """Return `file:line: code` of the innermost frame of `error` outside of torch, or an empty string."""
     package = Path(__file__).parents[1]
-    libraries = (Path(torch.__file__).parent, package / "graph", package / "removal")
+    libraries = (Path(torch.__file__).parent, *(package / room for room in ("graph", "program", "removal")))
     inside = tuple(f"{folder}{os.sep}" for folder in libraries)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*inside, "<"))

@@ -19,7 +19,7 @@ from optuna_softprune.plan._plan import Cut, ModuleRecord, Place, Plan
 from optuna_softprune.plan._reading import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
     from torch import nn
@@ -34,13 +34,14 @@ SKIPPED = OF_TRAINING | {"training", ATTRIBUTE}
 LONGEST_TEXT, LONGEST_LIST = 100, 8
 
 
-def plan_of(model: nn.Module, network: Network, kept: NDArray[np.bool_]) -> Plan:
+def plan_of(model: nn.Module, network: Network, kept: NDArray[np.bool_], traced: Mapping[str, dict[str, Any]]) -> Plan:
     """Return the plan of what `kept` leaves of `model`; where that was pruned itself, of the network it came from.
 
     Args:
         model: The dense network.
         network: Its groups.
         kept: Shape (units,): whether each unit stays.
+        traced: Path -> the graph that a submodule of the smaller network runs.
     """
     made: dict[bytes, tuple[int, ...]] = {}
 
@@ -68,6 +69,7 @@ def plan_of(model: nn.Module, network: Network, kept: NDArray[np.bool_]) -> Plan
         tensors={name: Cut(shape=shape, kept=cuts[name]) for name, shape in network.shapes.items()},
         attributes={place: (dense, small) for place, (dense, small) in lengths.items() if dense != small},
         groups=counts,
+        traced=traced,
         versions=_versions(),
         study={},
     )
@@ -169,6 +171,10 @@ def _composed(before: Plan, plan: Plan) -> Plan:
                 for place, (dense, small) in plan.attributes.items()
             },
         },
+        traced={
+            **{path: each for path, each in before.traced.items() if not _is_inside(path, plan.traced)},
+            **plan.traced,
+        },
         groups={
             **before.groups,
             **{
@@ -177,3 +183,8 @@ def _composed(before: Plan, plan: Plan) -> Plan:
             },
         },
     )
+
+
+def _is_inside(path: str, others: Iterable[str]) -> bool:
+    """Whether a module is inside of others."""
+    return any(path.startswith(f"{other}.") for other in others)

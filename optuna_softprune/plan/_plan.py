@@ -12,7 +12,7 @@ Schema 1:
 | `indices` | lists of kept indices, ascending |
 | `attributes` | `[module, attribute, index in a tuple or null, dense value, value]` of sizes that modules state |
 | `groups` | group -> `[units, units kept]` |
-| `traced` | submodules that are graphs of their own; none in schema 1 |
+| `traced` | path -> the graph that a submodule runs, as in `program/_written.py` |
 | `study` | what is known of the trial: names, metrics, target; or null |
 """
 
@@ -72,6 +72,7 @@ class Plan:
         tensors: Name of each parameter and buffer (the first of its names) -> what is kept of it.
         attributes: (module, attribute, index in a tuple or None) -> its value in the dense and in the smaller network.
         groups: Group -> its units in the dense and in the smaller network.
+        traced: Path -> the graph that a submodule runs in place of its own code.
         versions: Package -> version that the plan was made with.
         study: What is known of the trial: `name`, `trial`, `metrics`, `dense`, ...; empty without one.
     """
@@ -81,6 +82,7 @@ class Plan:
     tensors: Mapping[str, Cut] = field(repr=False)
     attributes: Mapping[Place, tuple[int, int]] = field(repr=False)
     groups: Mapping[str, tuple[int, int]]
+    traced: Mapping[str, dict[str, Any]] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
     study: Mapping[str, Any]
 
@@ -111,7 +113,7 @@ class Plan:
             "indices": [list(kept) for kept in numbers],
             "attributes": [[*place, *values] for place, values in self.attributes.items()],
             "groups": {name: list(units) for name, units in self.groups.items()},
-            "traced": {},
+            "traced": dict(self.traced),
             "study": dict(self.study) or None,
         }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from optuna_softprune._errors import PrunedFileError
 from optuna_softprune.plan._plan import SCHEMA, Cut, ModuleRecord, Place, Plan
+from optuna_softprune.program import expect_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,11 +42,6 @@ def parsed(text: str) -> Plan:
         raise PrunedFileError(
             f"Expected a plan with the keys {sorted(KEYS)}, but {_short(odd)} is one too few or many."
         )
-    if content["traced"] != {}:
-        raise PrunedFileError(
-            "Expected a plan without traced parts, but it has some, which this version cannot build again: install a "
-            "newer version of `optuna_softprune`."
-        )
     indices = [_indices(f"indices[{i}]", each) for i, each in enumerate(_list("indices", content["indices"]))]
     modules = {path: _module(path, each) for path, each in _mapping("modules", content["modules"]).items()}
     return Plan(
@@ -54,6 +50,7 @@ def parsed(text: str) -> Plan:
         tensors={name: _cut(name, each, indices) for name, each in _mapping("tensors", content["tensors"]).items()},
         attributes=dict(_attribute(each, modules) for each in _list("attributes", content["attributes"])),
         groups={name: _units(name, each) for name, each in _mapping("groups", content["groups"]).items()},
+        traced={path: _traced(path, each, modules) for path, each in _mapping("traced", content["traced"]).items()},
         versions={name: _text("versions", each) for name, each in _mapping("versions", content["versions"]).items()},
         study=_mapping("study", content["study"] if content["study"] is not None else {}),
     )
@@ -113,6 +110,16 @@ def _attribute(value: Any, modules: Mapping[str, ModuleRecord]) -> tuple[Place, 
     if not 0 < _size(where, small) < _size(where, dense):
         _refuse(where, "a smaller value than the dense network's", small)
     return (module, name, index), (dense, small)
+
+
+def _traced(path: str, value: Any, modules: Mapping[str, ModuleRecord]) -> dict[str, Any]:
+    if path not in modules:
+        _refuse("traced", "modules of the network", path)
+    try:
+        expect_record(value)
+    except ValueError as error:
+        raise PrunedFileError(f"{error} It is `traced[{path!r}]` of the plan.") from None
+    return _mapping("traced", value)
 
 
 def _units(name: str, value: Any) -> tuple[int, int]:

@@ -1,6 +1,21 @@
-"""The exported graph, run at the sizes of any candidate."""
+"""The exported graph, run or written out at the sizes of any candidate."""
 
+from optuna_softprune.program._forward import TracedForward, expect_record, install
 from optuna_softprune.program._program import Program, Step, placement, program
 from optuna_softprune.program._sizes import Sizes, counted
+from optuna_softprune.program._written import Record, follows_units, written
 
-__all__ = ["Program", "Sizes", "Step", "counted", "placement", "program"]
+__all__ = [
+    "Program",
+    "Record",
+    "Sizes",
+    "Step",
+    "TracedForward",
+    "counted",
+    "expect_record",
+    "follows_units",
+    "install",
+    "placement",
+    "program",
+    "written",
+]

@@ -23,6 +23,7 @@ _ORDERS: dict[Any, tuple[str, ...]] = {
     F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
     torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
 }
+_ORDERS[torch.ops.aten.batch_norm.default] = _ORDERS[torch.batch_norm]  # of traced parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from optuna_softprune.graph import Network
+    from optuna_softprune.graph import Network, TracedPart
     from optuna_softprune.removal._widths import IntArray
 
     # Units of a group -> how many of them may be kept, ascending, all of them last.
@@ -23,6 +24,7 @@ class Findings:
         sizes: Shape (groups,): their units.
         reasons: Group -> why it is protected.
         leader: Group -> the first of the groups that keep equally many units as it.
+        traced: Path -> a submodule that runs its own graph.
     """
 
     def __init__(self, network: Network, levels: Levels) -> None:
@@ -30,6 +32,7 @@ class Findings:
         self.sizes = np.array([group.size for group in network.groups], np.int64)
         self.reasons: dict[int, str] = {}
         self.leader = list(range(len(self.sizes)))
+        self.traced: Mapping[str, TracedPart] = {}
         self._levels = [levels(size) for size in self.sizes.tolist()]
         self._least: dict[int, tuple[int, str]] = {}
 
@@ -93,7 +96,7 @@ class Findings:
         """Return the network with all that was found."""
         names = [group.name for group in self._network.groups]
         sets = [[names[group] for group in self.members([leader])] for leader in self.leaders]
-        network = self._network.bounded(
+        network = replace(self._network, traced=self.traced).bounded(
             {names[leader]: bound for leader, bound in self._least.items() if leader not in self.reasons}
         )
         return network.joined([each for each in sets if len(each) > 1]).without(

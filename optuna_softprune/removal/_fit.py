@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optuna_softprune.graph import NotTraceableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,7 +17,8 @@ def let_any_widths_fit(shapes: Shapes, findings: Findings) -> Pass | None:
     """Couple or protect groups until the forward pass runs at widths that have nothing in common.
 
     Where an operation fails, the groups whose widths it was given are tried alone. Those that fail alone and run
-    together, at one width, must keep equally many units; any other is protected.
+    together, at one width, must keep equally many units. Else the smallest submodule whose code does not run becomes
+    its own graph, and where none can, the group is protected.
 
     Returns:
         The pass that runs, or None if no group was found that could be blamed.
@@ -37,12 +40,33 @@ def let_any_widths_fit(shapes: Shapes, findings: Findings) -> Pass | None:
         if tied:
             findings.tie(tied)
             continue
+        if _traced(shapes, found, lambda: run(findings.leaders)):
+            continue
         place = found.problem.split("`: ")[0]
         if place not in said:
             said[place] = _in_candidate(shapes, findings, guilty[0]) or found.problem
+            if found.line in shapes.refusals:
+                said[place] += f"; {shapes.refusals[found.line]}"
         for group in guilty:
             findings.protect(group, said[place])
     return found
+
+
+def _traced(shapes: Shapes, failed: Pass, run: Callable[[], Pass]) -> bool:
+    """Let the smallest submodule around a failure run its own graph; return whether it then runs at such widths."""
+    before = shapes.traced
+    for path in reversed(failed.modules):
+        if path in before or shapes.is_torchs(path):
+            continue
+        try:
+            shapes.trace(path, failed.line)
+        except NotTraceableError as refusal:
+            shapes.refusals.setdefault(failed.line, str(refusal))
+            continue
+        if path not in run().modules:
+            return True
+        shapes.untrace(before)
+    return False
 
 
 def _tied(shapes: Shapes, findings: Findings, guilty: Sequence[int]) -> list[int]:

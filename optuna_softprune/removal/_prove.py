@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optuna_softprune._errors import ExportError, VerificationWarning
 from optuna_softprune.graph import first_line, user_line
+from optuna_softprune.program import follows_units
 from optuna_softprune.removal._branches import keep_branches
 from optuna_softprune.removal._findings import Findings
 from optuna_softprune.removal._fit import let_any_widths_fit, let_fewest_fit
@@ -61,7 +63,9 @@ def prove(verifier: Verifier, network: Network, levels: Levels = all_levels) -> 
     if shapes is None:
         return _with_equal_values(verifier, network, levels, {})
     findings, uses = _fitting(verifier, shapes, levels)
-    return _with_equal_values(verifier, findings.applied(), levels, uses)
+    proven = _with_equal_values(verifier, findings.applied(), levels, uses)
+    needed = {path: part for path, part in proven.traced.items() if follows_units(proven, part)}
+    return replace(proven, traced=needed)
 
 
 def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findings, Uses]:
@@ -83,6 +87,7 @@ def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findin
         uses = {line: frozenset(names[each] for each in groups) for line, groups in notes.uses.items()}
         if not keep_branches(notes.branches.values(), findings, harm):
             break
+    findings.traced = shapes.traced
     return findings, uses
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna_softprune.graph import copy_with, kept_indices
 from optuna_softprune.plan import attach, plan_of, set_length
+from optuna_softprune.program import counted, install, written
 from optuna_softprune.reconstruction import Sliced, Solutions
 
 if TYPE_CHECKING:
@@ -49,9 +50,12 @@ def remove(
     for (path, name, index), units in network.attributes.items():
         set_length(small.get_submodule(path), name, index, int(kept_indices(units, kept).sum()))
     _say_mode_again(small)
+    traced = {path: written(network, part, counted(kept)) for path, part in network.traced.items()}
+    for path, record in traced.items():
+        install(small.get_submodule(path), record)
     weights.measure(small, kept)
     if not share:
-        attach(small, plan_of(model, network, kept))
+        attach(small, plan_of(model, network, kept, traced))
     return small
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from optuna_softprune.graph import FIXED, copy_with, first_line, map_tensors, tensors, to_working, user_line
+from optuna_softprune.graph import (
+    FIXED,
+    NotTraceableError,
+    Tracing,
+    copy_with,
+    first_line,
+    map_tensors,
+    tensors,
+    to_working,
+    user_line,
+)
+from optuna_softprune.program import install, written
 from optuna_softprune.removal._widths import Expression, Notes, Width, calling_line, primes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from optuna_softprune.graph import Network, Units
+    from optuna_softprune.graph import Network, TracedPart, Units
     from optuna_softprune.removal._widths import IntArray
 
     Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -40,6 +52,8 @@ class Pass(NamedTuple):
         operations: How many operations were called.
         given: Number of an operation -> groups whose widths it was given; holds until the next pass.
         notes: What the code did with widths.
+        line: The line of code at which it failed.
+        modules: Paths of the submodules in whose forward passes it failed, the outermost first.
     """
 
     problem: str
@@ -47,6 +61,8 @@ class Pass(NamedTuple):
     operations: int
     given: Callable[[int], frozenset[int]]
     notes: Notes
+    line: str = ""
+    modules: tuple[str, ...] = ()
 
 
 class Shapes:
@@ -57,6 +73,11 @@ class Shapes:
         args: The example's positional inputs.
         kwargs: Its keyword inputs.
         network: The groups.
+
+    Attributes:
+        network: The groups.
+        traced: Path -> a submodule that runs its own graph.
+        refusals: Line of code -> why a submodule around it cannot run its own graph.
 
     Raises:
         Exception: What the dense network raises there.
@@ -77,7 +98,11 @@ class Shapes:
         self._module = self._on_meta()
         before = _state(self._module)
         dtype = network.exported.dtype
-        self._inputs = map_tensors((args, dict(kwargs)), lambda tensor: to_working(tensor, dtype).to("meta"))
+        inputs = map_tensors((args, dict(kwargs)), lambda tensor: to_working(tensor, dtype))
+        self._tracing = Tracing(model, inputs, network.exported)
+        self.traced: dict[str, TracedPart] = {}
+        self.refusals: dict[str, str] = {}
+        self._inputs = map_tensors(inputs, lambda tensor: tensor.to("meta"))
         self._changes = False
         try:
             longer = self._longer()
@@ -88,6 +113,40 @@ class Shapes:
             before = _state(self._module)
             self._calls, self._returned = self._dense(self._inputs)
         self._changes = _state(self._module) != before
+
+    def trace(self, path: str, line: str) -> None:
+        """Let a submodule run its own graph from now on; those inside of it are a part of it.
+
+        Args:
+            path: Its qualified name.
+            line: The line of code that states a size.
+
+        Raises:
+            NotTraceableError: If it cannot; all is as it was.
+        """
+        before = self.traced
+        part = self._tracing.part(path, line)
+        inside = [each for each in before if each.startswith(f"{path}.")]
+        self._become({each: found for each, found in before.items() if each not in inside} | {path: part})
+        try:
+            self._calls, self._returned = self._dense(self._inputs)
+        except Exception as error:
+            self._become(before)
+            raise NotTraceableError(f"the graph of `{path}` does not run ({first_line(error)})") from error
+
+    def is_torchs(self, path: str) -> bool:
+        """Whether a submodule is one of torch's layers: what does not fit it was made around it."""
+        module = self._module.get_submodule(path)
+        return type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
+
+    def untrace(self, traced: Mapping[str, TracedPart]) -> None:
+        """Let only these submodules run their own graphs."""
+        self._become(dict(traced))
+        self._calls, self._returned = self._dense(self._inputs)
+
+    def _become(self, traced: dict[str, TracedPart]) -> None:
+        self.traced = traced
+        self._module = self._on_meta()
 
     def generic(self, free: Iterable[int], leader: Sequence[int]) -> Pass:
         """Run at widths that no group has.
@@ -122,15 +181,25 @@ class Shapes:
             outputs = self._outputs(widths, recorder, self._inputs)
         except _DivergedError as other:
             problem = f"the forward pass takes another branch before {other}"
-            return ended(problem, given(-1))
+            return ended(problem, given(-1))._replace(line=str(other), modules=self._around(other))
         except Exception as failure:
             line = user_line(failure)
             problem = f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"
-            return ended(problem, given(-1))
+            return ended(problem, given(-1))._replace(line=line, modules=self._around(failure))
         for shape, expected in zip(_shapes(outputs), self._returned, strict=True):
             if shape != expected:
                 return ended(f"the removed network returns shape {shape} instead of {expected}", frozenset())
         return ended("", frozenset())
+
+    def _around(self, failure: Exception) -> tuple[str, ...]:
+        """Return the paths of the submodules that were called when something failed, the outermost first."""
+        paths = {id(module): path for path, module in self._module.named_modules() if path}
+        called = [
+            id(frame.f_locals.get("self"))
+            for frame, _ in traceback.walk_tb(failure.__traceback__)
+            if frame.f_code is nn.Module._call_impl.__code__
+        ]
+        return tuple(dict.fromkeys(paths[each] for each in called if each in paths))
 
     def _dense(self, inputs: Any) -> tuple[list[Call], list[Any]]:
         recorder = _Recorder({}, None)
@@ -169,6 +238,9 @@ class Shapes:
                 lengths = list(getattr(module, name))
                 lengths[index] = length
                 setattr(module, name, tuple(lengths))
+        for path, part in self.traced.items():
+            record = written(self.network, part, lambda units: int(self._form(units) @ ones))
+            install(self._module.get_submodule(path), record)
         args, kwargs = map_tensors(inputs, torch.clone)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("meta"), recorder:
             found = self._module(*args, **kwargs)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 IntArray = NDArray[np.int64]
-LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+PACKAGE = Path(__file__).parents[1]
+LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE / "removal"), str(PACKAGE / "program"), "<")
 
 
 class Expression(NamedTuple):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from optuna_softprune._errors import PrunedFileError, SettingsWarning, shorten
 from optuna_softprune.graph import copy_with, tensors, unwrapped
 from optuna_softprune.plan import attach, set_length
+from optuna_softprune.program import install
 from optuna_softprune.shipping import _file as file
 from optuna_softprune.shipping._fit import other_constants, other_modules, other_settings, other_shapes
 
@@ -58,6 +59,11 @@ def load_pruned(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     small = copy_with(model, replace)
     for (module, name, index), (_, length) in plan.attributes.items():
         set_length(small.get_submodule(module), name, index, length)
+    for module, record in plan.traced.items():
+        try:
+            install(small.get_submodule(module), record)
+        except ValueError as error:
+            raise PrunedFileError(f"Expected the traced parts in `{path}` to fit `model`: {error}") from None
     attach(small, plan)
     return small.eval()
 

@@ -10,6 +10,7 @@ from optuna_softprune.testing._zoo_network import ZooNetwork, normal
 from optuna_softprune.testing._zoo_recurrent import RECURRENT
 from optuna_softprune.testing._zoo_stated import STATED
 from optuna_softprune.testing._zoo_statistics import STATISTICS
+from optuna_softprune.testing._zoo_traced import TRACED
 from optuna_softprune.testing._zoo_weights import WEIGHTS
 from optuna_softprune.testing._zoo_widths import WIDTHS
 
@@ -350,6 +351,7 @@ ZOO: tuple[ZooNetwork, ...] = (
     *ATTENTION,
     *RECURRENT,
     *STATED,
+    *TRACED,
     *STATISTICS,
     *WIDTHS,
     *WEIGHTS,
