@@ -45,6 +45,7 @@ WIDTHS = {
     "grid": (20, 16, 12),
     "fd": (20, 16, 12, 20),
     "slsqp": (20, 16, 12, 20),
+    "simultaneous": (20, 16, 12, 20),
     "tpe": (20, 16, 12),
 }
 
@@ -81,6 +82,7 @@ def searched(
         "grid": lambda: FeasibleGridSampler(space, constraint, levels=16),
         "fd": lambda: FiniteDifferenceSampler(constraint),
         "slsqp": lambda: SLSQPSampler(constraint),
+        "simultaneous": lambda: FiniteDifferenceSampler(constraint, scheme="simultaneous"),
     }
     return PruningObjective(space, metric, constraint), samplers[kind]()
 

@@ -147,7 +147,7 @@ def ends_well(storage: str, kind: str, *, workers: int, kills: int, total: int) 
         ("sqlite", "grid"),
         ("postgresql", "slsqp"),
         ("mysql", "grid"),
-        ("redis", "fd"),
+        ("redis", "simultaneous"),
         ("grpc", "tpe"),
         ("journal", "fd refitted"),
     ],
@@ -159,7 +159,7 @@ def test_a_few_kills(address: str, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("address", STORAGES, indirect=True)
-@pytest.mark.parametrize(("kind", "workers"), [("grid", 1), ("fd", 2), ("slsqp", 3), ("tpe", 4)])
+@pytest.mark.parametrize(("kind", "workers"), [("grid", 1), ("fd", 2), ("slsqp", 3), ("simultaneous", 3), ("tpe", 4)])
 def test_many_kills(address: str, kind: str, workers: int) -> None:
     kills = 10 if address.startswith(("mysql", "redis", "grpc")) else 50
     ends_well(address, kind, workers=workers, kills=kills, total=LONG)

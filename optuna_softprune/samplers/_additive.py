@@ -9,9 +9,9 @@ import numpy as np
 from optuna.study import StudyDirection
 
 from optuna_softprune._errors import shorten
-from optuna_softprune.numerics import Curve, least_sum
+from optuna_softprune.numerics import curves_alone, least_sum
 from optuna_softprune.samplers._arguments import check_constraint, check_integer, units_of
-from optuna_softprune.storage import History, Point
+from optuna_softprune.storage import History
 
 if TYPE_CHECKING:
     import optuna
@@ -60,20 +60,14 @@ def additive_start(study: optuna.Study, constraint: LatticeConstraint) -> dict[s
     history = History(constraint.names, partial(units_of, constraint))
     history.read(study)
     losses = {point: sign * trial.value for point, trial in history.complete.items() if trial.value is not None}
-    dense = losses.get((0,) * len(constraint.names))
-    curves = [_curve(losses, group, size, dense or 0.0) for group, size in enumerate(constraint.sizes)]
+    points = [np.array(point) / constraint.sizes for point in losses]
+    curves = curves_alone(constraint, points, list(losses.values()))
     missing = [name for name, curve in zip(constraint.names, curves, strict=True) if len(curve.losses) == 1]
-    if dense is None or missing:
+    if missing:
+        dense = (0,) * len(constraint.names) in losses
         raise ValueError(
             "Expected the candidates of `additive_sweep(constraint)` to be complete, but there is no trial of "
-            + (f"the groups {shorten(missing)} alone" if missing else "the dense network")
+            + (f"the groups {shorten(missing)} alone" if dense else "the dense network")
             + ": enqueue them and run `study.optimize` first."
         )
     return dict(zip(constraint.names, least_sum(constraint, curves).tolist(), strict=True))
-
-
-def _curve(losses: dict[Point, float], group: int, size: int, dense: float) -> Curve:
-    """Return what complete trials say of a group alone."""
-    alone = {point[group]: loss - dense for point, loss in losses.items() if point[group] == sum(point) > 0}
-    removed = sorted(alone)
-    return Curve(np.array([0, *removed]) / size, np.array([0.0, *(alone[units] for units in removed)]))

@@ -9,6 +9,8 @@ import numpy as np
 from optuna_softprune.coefficients import LatticeConstraint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from optuna_softprune.storage import Point
@@ -35,10 +37,11 @@ def check_fraction(name: str, value: object, meaning: str) -> None:
         raise ValueError(f"Expected `{name}` to be in (0, 1], but got {value!r}: it is {meaning}.")
 
 
-def check_scheme(scheme: object) -> None:
-    """Raise unless `scheme` is one that there is."""
-    if scheme not in ("one-sided", "central"):
-        raise ValueError(f'Expected `scheme` to be "one-sided" or "central", but got {scheme!r}.')
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise unless `value` is one of the choices."""
+    if value not in choices:
+        *first, last = [f'"{each}"' for each in choices]
+        raise ValueError(f"Expected `{name}` to be {', '.join(first)} or {last}, but got {value!r}.")
 
 
 def units_of(constraint: LatticeConstraint, c: NDArray[np.float64]) -> Point:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from optuna_softprune.numerics import Evaluation, FiniteDifferences, Report, Scheme, Search, descend
-from optuna_softprune.samplers._arguments import check_fraction, check_scheme
+from optuna_softprune.numerics import (
+    Evaluation,
+    FiniteDifferences,
+    Report,
+    Scheme,
+    Search,
+    descend,
+    descend_simultaneously,
+)
+from optuna_softprune.samplers._arguments import check_choice, check_fraction
 from optuna_softprune.samplers._replay import ReplaySampler
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -20,8 +30,11 @@ class FiniteDifferenceSampler(ReplaySampler):
 
     A probe removes more of one group and less of the others, so that it is a candidate itself; one probe for each group
     gives the gradient, quasi-Newton steps follow it (up or down as the study's direction says), and where nothing is
-    better any more the probes come closer, down to single units. Then it begins again elsewhere, so that a larger
-    budget keeps helping. What comes next is a function of the settings and the study's trials alone: a search can be
+    better any more the probes come closer, down to single units. Of many groups (`scheme="simultaneous"`) probes change
+    all at once: a step costs eight trials however many groups there are, and each trial that the study has, of this
+    sampler or not, tells the next steps how the metric falls and bends. Then it begins again elsewhere, so that a
+    larger budget keeps helping. Where the study has a sweep (`additive_sweep`), the additive model's answer is one of
+    the first starts. What comes next is a function of the settings and the study's trials alone: a search can be
     killed, resumed, begun by other samplers (the best of the trials before it is its first start) and shared by
     workers, which evaluate the probes of one gradient side by side.
 
@@ -29,8 +42,10 @@ class FiniteDifferenceSampler(ReplaySampler):
         constraint: What every candidate must meet; the same object that the objective has.
         seed: Of the starts after the first.
         scheme: "one-sided" probes cost one trial a group, "central" ones two; the latter are for noisy metrics.
+            "simultaneous" ones are for a dozen groups and more.
         step: Distance of the first probes, a fraction of each group, in (0, 1].
-        rate: Length of the first step, in the Euclidean distance of coefficients, in (0, 1].
+        rate: Length of the first step, in (0, 1]: in the Euclidean distance of coefficients, or, with simultaneous
+            probes, of each of them.
 
     Raises:
         TypeError: If `constraint` is none.
@@ -42,19 +57,25 @@ class FiniteDifferenceSampler(ReplaySampler):
         constraint: LatticeConstraint,
         *,
         seed: int = 0,
-        scheme: Scheme = "one-sided",
+        scheme: Scheme | Literal["simultaneous"] = "one-sided",
         step: float = 0.1,
         rate: float = 0.2,
     ) -> None:
-        check_scheme(scheme)
+        check_choice("scheme", scheme, ("one-sided", "central", "simultaneous"))
         check_fraction("step", step, "the distance of the first probes, a fraction of each group")
         check_fraction("rate", rate, "the length of the first step, in the distance of coefficients")
         super().__init__(constraint, seed, scheme=scheme, step=step, rate=rate)
-        self._descent = FiniteDifferences(scheme=scheme, step=step, rate=rate)
+        self._scheme, self._step, self._rate = scheme, step, rate
 
     @property
     def _kind(self) -> str:
         return "finite_differences"
 
-    def _run(self, x: NDArray[np.float64], at_x: Evaluation) -> Search[Report]:
-        return descend(self.constraint, x, at_x, self._descent)
+    def _run(self, x: NDArray[np.float64], at_x: Evaluation, known: Mapping[bytes, Evaluation]) -> Search[Report]:
+        if self._scheme == "simultaneous":
+            return descend_simultaneously(
+                self.constraint, x, at_x, known, step=self._step, rate=self._rate, seed=self._seed
+            )
+        return descend(
+            self.constraint, x, at_x, FiniteDifferences(scheme=self._scheme, step=self._step, rate=self._rate)
+        )

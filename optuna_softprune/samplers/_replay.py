@@ -15,7 +15,7 @@ from optuna_softprune.samplers._claiming import ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, all_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import optuna
     from optuna.trial import FrozenTrial
@@ -49,8 +49,8 @@ class ReplaySampler(ClaimingSampler["_Replay"]):
         """The name under which the study keeps how each run ended."""
 
     @abstractmethod
-    def _run(self, x: FloatArray, at_x: Evaluation) -> Search[Report]:
-        """Search from a feasible point x (G,)."""
+    def _run(self, x: FloatArray, at_x: Evaluation, known: Mapping[bytes, Evaluation]) -> Search[Report]:
+        """Search from a feasible point x (G,); what is `known` of all points, by their bytes, grows meanwhile."""
 
     def _units(self, c: FloatArray) -> Point:
         return units_of(self.constraint, c)
@@ -113,10 +113,9 @@ class _Replay:
             self._send(study, [self._evaluation(point) for point in self._points])
 
     def _initial(self, study: optuna.Study, first: int) -> list[FloatArray]:
-        """Return the feasible points of the trials before the sampler's first, each once."""
+        """Return the points of the trials before the sampler's first, each once."""
         planned = (self.history.planned(trial) for trial in all_trials(study)[:first])
-        points = [np.array(point) / self._sizes for point in dict.fromkeys(planned) if point is not None]
-        return [point for point in points if self._constraint.violation(point) <= 0]
+        return [np.array(point) / self._sizes for point in dict.fromkeys(planned) if point is not None]
 
     def _send(self, study: optuna.Study, answers: list[Evaluation] | None) -> None:
         """Carry the search on to the next batch; there are no `answers` at the beginning."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_softprune.numerics import SLSQP, Evaluation, Report, Scheme, Search, minimise
-from optuna_softprune.samplers._arguments import check_fraction, check_integer, check_scheme
+from optuna_softprune.samplers._arguments import check_choice, check_fraction, check_integer
 from optuna_softprune.samplers._replay import ReplaySampler
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ class SLSQPSampler(ReplaySampler):
         ftol: float = 1e-6,
         maxiter: int = 100,
     ) -> None:
-        check_scheme(scheme)
+        check_choice("scheme", scheme, ("one-sided", "central"))
         check_fraction("step", step, "the distance of the probes, a fraction of each group")
         check_integer("maxiter", maxiter, 1)
         if isinstance(ftol, bool) or not isinstance(ftol, (int, float)) or not ftol > 0:
@@ -61,5 +63,5 @@ class SLSQPSampler(ReplaySampler):
     def _kind(self) -> str:
         return "slsqp"
 
-    def _run(self, x: NDArray[np.float64], at_x: Evaluation) -> Search[Report]:
+    def _run(self, x: NDArray[np.float64], at_x: Evaluation, known: Mapping[bytes, Evaluation]) -> Search[Report]:
         return minimise(self.constraint, x, at_x, self._slsqp)

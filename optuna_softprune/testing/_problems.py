@@ -1,10 +1,12 @@
 """Analytic problems whose constrained optimum is known, for samplers.
 
-Each is a quadratic bowl over coefficients, cut by a plane of equal sparsity:
+Each is a quadratic bowl over coefficients, cut by a surface of equal sparsity:
 
-    minimise  f(c) = 1/2 sum_g k_g (c_g - o_g)^2   with   sum_g w_g c_g = target   and   0 <= c <= highest
+    minimise  f(c) = 1/2 (c - o) K (c - o)   with   s(c) = target   and   0 <= c <= highest
 
-Its optimum is c_g = clip(o_g - lambda w_g / k_g, 0, highest_g), with lambda such that the plane is met.
+Where K is diagonal and the surface a plane, s(c) = w . c, the optimum is c_g = clip(o_g - lambda w_g / k_g, 0,
+highest_g), with lambda such that the plane is met. Problems of many groups are made the other way around, from an
+optimum that is drawn: see `problem_of_many_groups`.
 """
 
 from __future__ import annotations
@@ -26,20 +28,26 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Space:
-    """Groups of which each unit holds some parameters of its own."""
+class CountedGroups:
+    """Groups without a network: their lattice and how their parameters are counted."""
 
     lattice: Lattice
-    parameters: NDArray[np.int64]
+    formula: Count
 
     def count(self, of: str) -> Count:
-        """Return the formula of the parameters: a constant and a product of one length for each group."""
-        groups = len(self.parameters)
-        return Count(
+        """Return the formula, whatever is counted."""
+        return self.formula
+
+    @classmethod
+    def with_own_parameters(cls, lattice: Lattice, parameters: NDArray[np.int64]) -> CountedGroups:
+        """Return groups of which each unit holds so many parameters (G,) of its own."""
+        groups = len(parameters)
+        formula = Count(
             constant=0,
             lengths=np.hstack([np.zeros((groups, 1), np.int64), np.eye(groups, dtype=np.int64)]),
-            monomials=tuple((int(each), (g,)) for g, each in enumerate(self.parameters)),
+            monomials=tuple((int(each), (g,)) for g, each in enumerate(parameters)),
         )
+        return cls(lattice=lattice, formula=formula)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +56,18 @@ class AnalyticProblem:
 
     Attributes:
         name: What is special about it.
-        constraint: The plane, on a lattice.
-        curvature: Shape (G,): k.
+        constraint: The sparsity, on a lattice.
+        hessian: Shape (G, G): K.
         center: Shape (G,): o, where the loss would be lowest without the constraint.
+        optimum: Shape (G,): where the loss is lowest with it; it need not be a lattice point.
         noise: Standard deviation of what is added to the loss; the same whenever a point is asked for.
     """
 
     name: str
     constraint: SparsityConstraint
-    curvature: FloatArray
+    hessian: FloatArray
     center: FloatArray
+    optimum: FloatArray
     noise: float = 0.0
 
     def loss(self, c: FloatArray) -> float:
@@ -70,19 +80,19 @@ class AnalyticProblem:
 
     def exact(self, c: FloatArray) -> float:
         """Return f at a point (G,)."""
-        return 0.5 * float(self.curvature @ (c - self.center) ** 2)
+        return 0.5 * float((c - self.center) @ self.hessian @ (c - self.center))
 
-    @property
-    def optimum(self) -> FloatArray:
-        """Shape (G,): the optimum between lattice points."""
-        normal = self.constraint.gradient(np.zeros(len(self.center)))
 
-        def at(multiplier: float) -> FloatArray:
-            c: FloatArray = np.clip(self.center - multiplier * normal / self.curvature, 0, self.constraint.highest)
-            return c
+def _on_plane(constraint: SparsityConstraint, curvature: FloatArray, center: FloatArray) -> FloatArray:
+    """Return the optimum (G,) of a sum of parabolas on a plane of equal sparsity."""
+    normal = constraint.gradient(np.zeros(len(center)))
 
-        reach = float((self.curvature / normal).max())
-        return at(brentq(lambda each: self.constraint.residual(at(each)), -reach, reach, xtol=1e-15, rtol=1e-14))
+    def at(multiplier: float) -> FloatArray:
+        c: FloatArray = np.clip(center - multiplier * normal / curvature, 0, constraint.highest)
+        return c
+
+    reach = float((curvature / normal).max())
+    return at(brentq(lambda each: constraint.residual(at(each)), -reach, reach, xtol=1e-15, rtol=1e-14))
 
 
 def analytic_problem(
@@ -111,15 +121,17 @@ def analytic_problem(
     random = np.random.default_rng(seed)
     groups = len(sizes)
     names = [f"group{g}" for g in range(groups)]
-    space = _Space(
-        lattice=Lattice.of(dict(zip(names, sizes, strict=True)), round_to=1, min_units=1),
-        parameters=random.integers(10, 1000, groups),
-    )
+    lattice = Lattice.of(dict(zip(names, sizes, strict=True)), round_to=1, min_units=1)
+    space = CountedGroups.with_own_parameters(lattice, random.integers(10, 1000, groups))
+    constraint = SparsityConstraint(space, target, tolerance=tolerance)
+    curvature = random.permutation(condition ** np.linspace(0, 1, groups))
+    center = target + spread * random.uniform(-1, 1, groups)
     return AnalyticProblem(
         name=name,
-        constraint=SparsityConstraint(space, target, tolerance=tolerance),
-        curvature=random.permutation(condition ** np.linspace(0, 1, groups)),
-        center=target + spread * random.uniform(-1, 1, groups),
+        constraint=constraint,
+        hessian=np.diag(curvature),
+        center=center,
+        optimum=_on_plane(constraint, curvature, center),
         noise=noise,
     )
 
