@@ -133,7 +133,10 @@ class PruningSpace:
             raise_nothing_to_prune(self._network)
         sizes = {group.name: group.size for group in self.groups}
         least = {group.name: group.least for group in self.groups}
-        self.lattice: Final = Lattice.of(sizes, round_to=round_to, min_units=min_units, least=least)
+        multiples = {group.name: group.multiple for group in self.groups}
+        self.lattice: Final = Lattice.of(
+            sizes, round_to=round_to, min_units=min_units, least=least, multiples=multiples
+        )
         names = [name for name, _ in self._model.named_parameters()]
         self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
         self._parts = parts(self._model, self._network, components)

@@ -89,12 +89,13 @@ class SpaceTable:
         return found
 
     def bounded(self) -> list[str]:
-        """Return which groups must keep more than one unit, and why."""
-        return [
-            f"{group.name} keeps at least {group.least} units: {group.why_least}"
-            for group in self.network.groups
-            if group.least > 1
-        ]
+        """Return which groups may not keep any number of units, and why."""
+        found = []
+        for group in self.network.groups:
+            rules = [f"at least {group.least} units"] * (group.least > 1)
+            rules += [f"all units or a multiple of {group.multiple}"] * (group.multiple > 1)
+            found += [f"{group.name} keeps {' and '.join(rules)}: {group.why_bounded}"] * bool(rules)
+        return found
 
     def traced(self) -> list[str]:
         """Return which submodules run their own graphs, by the line of code that states a size."""

@@ -168,7 +168,7 @@ def test_branches_on_widths_are_those_of_the_dense_network(asks: str, round_to: 
     assert_every_candidate_is_right(space, model, x)
     bounded = [group for group in space.groups if group.least > 1]
     assert bounded
-    assert all("the forward pass decides by this width" in group.why_least for group in bounded)
+    assert all("the forward pass decides by this width" in group.why_bounded for group in bounded)
     assert f"keeps at least {bounded[0].least} units" in str(space)
 
 
@@ -223,7 +223,7 @@ def test_fewest_units_that_run_are_found_and_said() -> None:
     assert {group.name: group.least for group in space.groups} == {"stem": 1, "other": 2}
     assert space.distributions["other"].high == pytest.approx(4 / 6)
     assert "other keeps at least 2 units: the removed network fails at" in str(space)
-    assert "squeeze" in space.groups[1].why_least
+    assert "squeeze" in space.groups[1].why_bounded
 
 
 class Numbered(nn.Module):
@@ -265,3 +265,72 @@ def test_failures_of_three_kinds_cost_ten_comparisons_at_most(kinds: int, monkey
     space = PruningSpace(randomise(Numbered(20, kinds)), (torch.randn(4, 3),))
     assert len(space.groups) == 1 + sum(i % kinds == 0 for i in range(20))
     assert calls[0] <= (3 if kinds == 1 else 10)
+
+
+@torch.library.custom_op("softprune_tests::grouped_mm_fallback", mutates_args=())
+def exported_product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return F.grouped_mm(x, weight, offs=ends)
+
+
+@exported_product.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(len(x), weight.shape[2])
+
+
+class Experts(nn.Module):
+    """Rows of fixed experts, whose product takes rows of 16 bytes only, in no double precision, on no meta device.
+
+    As in transformers it is exported as an operation that takes any.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 24), nn.Linear(24, 2)
+        self.experts = nn.Parameter(torch.randn(2, 24, 24))
+        self.ends: Tensor
+        self.register_buffer("ends", torch.tensor([4, 10], dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if torch.compiler.is_exporting():
+            x = exported_product(x, self.experts, self.ends)
+        else:
+            x = F.grouped_mm(x, self.experts, offs=self.ends)
+        return self.head(torch.relu(x))
+
+
+def test_what_takes_whole_rows_only_keeps_multiples() -> None:
+    model, x = randomise(Experts()), torch.randn(10, 3)
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.multiple) for group in space.groups] == [("stem", 8), ("experts", 8)]
+    assert [levels.tolist() for levels in space.lattice.levels] == [[0, 8, 16]] * 2
+    assert str(space).count("keeps all units or a multiple of 8: the removed network fails at") == 2
+    for c in ({"stem": 0.5, "experts": 0.2}, {name: found.high for name, found in space.distributions.items()}):
+        assert space.verify(c) < 1e-3
+        assert space.prune(c)(x).shape == (10, 2)
+
+
+class AsksForValues(nn.Module):
+    """Decides by values where it is not exported, and reshapes one layer's output to the width of another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() and bool(x.isnan().any()):
+            raise ValueError
+        y, z = torch.relu(self.a(x)), torch.tanh(self.b(x))
+        return self.head(y.reshape(len(x), z.shape[1])) + z.mean(1, keepdim=True)
+
+
+def test_sizes_are_proven_where_the_forward_pass_asks_for_values() -> None:
+    space = PruningSpace(randomise(AsksForValues()), (torch.randn(4, 3),))
+    assert [(group.name, group.size) for group in space.groups] == [("a", 6)]
+    assert {each.tensor for each in space.groups[0].slices} == {
+        "a.weight",
+        "a.bias",
+        "b.weight",
+        "b.bias",
+        "head.weight",
+    }

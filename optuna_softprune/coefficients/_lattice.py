@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import overload
@@ -45,17 +46,27 @@ class Lattice:
 
     @classmethod
     def of(
-        cls, sizes: Mapping[str, int], *, round_to: int, min_units: int, least: Mapping[str, int] | None = None
+        cls,
+        sizes: Mapping[str, int],
+        *,
+        round_to: int,
+        min_units: int,
+        least: Mapping[str, int] | None = None,
+        multiples: Mapping[str, int] | None = None,
     ) -> Lattice:
         """Return the lattice in which a group keeps all its units, or a multiple of `round_to`, but `min_units`.
 
-        Where `least` (group name -> units) says more, a group keeps that many.
+        Where `least` (group name -> units) says more, a group keeps that many; where `multiples` names another number,
+        it keeps a multiple of that too.
         """
-        least = {} if least is None else least
+        least, multiples = least or {}, multiples or {}
         return cls(
             names=tuple(sizes),
             sizes=np.array(list(sizes.values()), np.int64),
-            levels=tuple(removable(size, round_to, max(min_units, least.get(name, 1))) for name, size in sizes.items()),
+            levels=tuple(
+                removable(size, math.lcm(round_to, multiples.get(name, 1)), max(min_units, least.get(name, 1)))
+                for name, size in sizes.items()
+            ),
         )
 
     def removed(self, coefficients: FloatArray) -> IntArray:

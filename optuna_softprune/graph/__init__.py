@@ -9,6 +9,7 @@ from optuna_softprune.graph._faithful import expect_copies_to_be_alike
 from optuna_softprune.graph._groups import (
     FIXED,
     UNUSED,
+    Bound,
     Group,
     Kept,
     Network,
@@ -35,6 +36,7 @@ __all__ = [
     "RECURRENT",
     "REST",
     "UNUSED",
+    "Bound",
     "ExportedGraph",
     "Group",
     "Kept",

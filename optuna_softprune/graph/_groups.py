@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ class Group:
         slices: What is cut, in execution order.
         first_unit: Number of its unit 0 among all units of the network.
         least: Units that it must keep for the forward pass to be the same.
-        why_least: Why these; empty if one unit is enough.
+        multiple: Of what number it must keep a multiple, or all units, for the forward pass to run.
+        why_bounded: Why these; empty if it may keep any number of units.
     """
 
     name: str
@@ -69,7 +70,16 @@ class Group:
     slices: tuple[Slices, ...] = field(repr=False)
     first_unit: int = field(repr=False)
     least: int = field(default=1, repr=False)
-    why_least: str = field(default="", repr=False)
+    multiple: int = field(default=1, repr=False)
+    why_bounded: str = field(default="", repr=False)
+
+
+class Bound(NamedTuple):
+    """How many units a group may keep: at least so many, all or a multiple, and why."""
+
+    least: int
+    multiple: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +159,12 @@ class Network:
         new_protected.sort(key=lambda each: (order[each.tensor], each.axis))
         return replace(self._renumbered(renumber, kept), protected=tuple(new_protected))
 
-    def bounded(self, least: Mapping[str, tuple[int, str]]) -> Network:
-        """Return the network in which some groups keep at least so many units: group name -> (units, why)."""
+    def bounded(self, bounds: Mapping[str, Bound]) -> Network:
+        """Return the network in which some groups, by name, may not keep any number of units."""
         groups = [
-            replace(group, least=least[group.name][0], why_least=least[group.name][1]) if group.name in least else group
+            replace(group, least=bound.least, multiple=bound.multiple, why_bounded=bound.why)
+            if (bound := bounds.get(group.name))
+            else group
             for group in self.groups
         ]
         return replace(self, groups=tuple(groups))

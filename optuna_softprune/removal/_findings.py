@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optuna_softprune.graph import Bound
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -96,9 +98,8 @@ class Findings:
         """Return the network with all that was found."""
         names = [group.name for group in self._network.groups]
         sets = [[names[group] for group in self.members([leader])] for leader in self.leaders]
-        network = replace(self._network, traced=self.traced).bounded(
-            {names[leader]: bound for leader, bound in self._least.items() if leader not in self.reasons}
-        )
+        bounds = {names[leader]: Bound(least, 1, why) for leader, (least, why) in self._least.items()}
+        network = replace(self._network, traced=self.traced).bounded(bounds)
         return network.joined([each for each in sets if len(each) > 1]).without(
             {names[group]: reason for group, reason in self.reasons.items()}
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_softprune._errors import ExportError, VerificationWarning
-from optuna_softprune.graph import first_line, user_line
+from optuna_softprune.graph import Bound, first_line, user_line
 from optuna_softprune.program import follows_units
 from optuna_softprune.removal._branches import keep_branches
 from optuna_softprune.removal._findings import Findings
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
     # Line of code -> names of the groups whose width it makes a number of.
     Uses = Mapping[str, frozenset[str]]
+
+
+FAILS = "the removed network fails"
+# Numbers in 16 bytes in half precision: some operations take only rows that are a multiple (grouped matrix products).
+ROW = 8
 
 
 def all_levels(size: int) -> IntArray:
@@ -121,7 +126,8 @@ def fewest(groups: Iterable[Group], levels: Levels) -> dict[str, int]:
 
 def _allowed(group: Group, levels: Levels) -> IntArray:
     found = levels(group.size)
-    allowed: IntArray = found[found >= group.least]
+    whole = (found % group.multiple == 0) | (found == group.size)
+    allowed: IntArray = found[whole & (found >= group.least)]
     return allowed
 
 
@@ -155,6 +161,11 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
         failure = _failure(verifier, network, [*accepted, *groups], levels)
         if not failure:
             accepted.extend(groups)
+        elif len(groups) == 1 and (aligned := _in_whole_rows(groups[0], failure, levels)):
+            if other := _failure(verifier, network, [*accepted, aligned], levels):
+                reasons[aligned.name] = other
+            else:
+                accepted.append(aligned)
         elif whole or len(groups) == 1:
             reasons.update((group.name, failure) for group in groups)
         else:
@@ -169,7 +180,16 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
         for names in uses.values():
             known = {*reasons, *(group.name for group in accepted)}
             accept([group for group in network.groups if group.name in names - known], whole=True)
-    return network.without(reasons)
+    bounds = {group.name: Bound(group.least, group.multiple, group.why_bounded) for group in accepted}
+    return network.bounded(bounds).without(reasons)
+
+
+def _in_whole_rows(group: Group, failure: str, levels: Levels) -> Group | None:
+    """Return a group that does not run at any number of units so that it keeps a multiple of `ROW`, if it can."""
+    if group.multiple > 1 or not failure.startswith(FAILS):
+        return None
+    aligned = replace(group, multiple=ROW, why_bounded=failure)
+    return aligned if len(_allowed(aligned, levels)) > 1 else None
 
 
 def _failure(verifier: Verifier, network: Network, groups: Sequence[Group], levels: Levels) -> str:
@@ -187,7 +207,7 @@ def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) ->
         comparison = verifier.compare(network, kept, draw)
     except Exception as failure:
         line = user_line(failure)
-        return f"the removed network fails{f' at {line}' if line else ''}: {first_line(failure)}"
+        return f"{FAILS}{f' at {line}' if line else ''}: {first_line(failure)}"
     if not comparison.error <= tolerance(network):
         return (
             f"the removed network is not the masked one (relative error {comparison.error:.1g}): "
