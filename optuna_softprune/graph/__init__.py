@@ -19,6 +19,7 @@ from optuna_softprune.graph._groups import (
     Units,
     kept_indices,
 )
+from optuna_softprune.graph._meta import meta_copy, returned, shortcut
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._refusal import NotExportableError, first_line, user_line
@@ -65,11 +66,14 @@ __all__ = [
     "kept_indices",
     "let_go",
     "map_tensors",
+    "meta_copy",
     "mixed_axes",
     "operation_name",
     "parts",
     "region",
+    "returned",
     "rule_of",
+    "shortcut",
     "stated_sizes",
     "tensors",
     "to_working",

@@ -205,7 +205,7 @@ def _held(place: _Place) -> Iterator[_Place]:
                 yield from (_Place(f"{prefix}{child}", held) for child, held in each.items())
             elif key in HOOKS:
                 yield from (_Place(f"{HOOKS[key]} of `{name or 'model'}`", hook) for hook in each.values())
-            else:
+            elif type(each) not in IMMUTABLE:
                 yield _Place(f"{prefix}{key}", each)
     elif isinstance(value, dict):
         yield from (_Place(f"{name}[{key!r}]", each) for key, each in list(value.items()))
@@ -249,10 +249,10 @@ def _contents(value: Any) -> Any:
     if isinstance(value, Tensor):
         return None if value.is_inference() else value._version
     if isinstance(value, dict):
-        return [(id(key), id(each)) for key, each in value.items()]
+        return [*map(id, value), *map(id, value.values())]
     if isinstance(value, CONTAINERS):
-        return [id(each) for each in value]
-    return [(name, id(each)) for name, each in vars(value).items()]
+        return [*map(id, value)]
+    return _contents(vars(value))
 
 
 @contextlib.contextmanager
@@ -271,7 +271,7 @@ def _put_back(places: list[_Place]) -> Iterator[None]:
         if name in ("_modules", "_parameters", "_buffers", *HOOKS)
     ]
     containers = [
-        (each, copy.copy(each))
+        (each, dict(each) if isinstance(each, dict) else copy.copy(each))
         for each in (*attributes, *registered, *(each for each in values if isinstance(each, CONTAINERS)))
     ]
     try:
@@ -288,7 +288,7 @@ def _put_back(places: list[_Place]) -> Iterator[None]:
 
 
 def _refill(held: Any, before: Any) -> None:
-    if _contents(held) == _contents(before):
+    if len(held) == len(before) and (not before or _contents(held) == _contents(before)):
         return
     held.clear()
     if isinstance(held, (list, deque)):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from optuna_softprune.graph._copy import copy_with
+from optuna_softprune.graph._copy import copy_with, map_tensors
+from optuna_softprune.graph._meta import meta_copy, returned, to_meta
 from optuna_softprune.graph._operation import operation_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from torch.fx import Node
@@ -39,8 +41,26 @@ def stated_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         args: Positional inputs, on its device and in its precision.
         kwargs: Keyword inputs.
     """
+    with contextlib.suppress(Exception):  # what needs values
+        on_meta = map_tensors((args, dict(kwargs)), to_meta)
+        return _read(meta_copy(model), on_meta[0], on_meta[1], returned)
     buffers = {name for name, _ in model.named_buffers()}
     working = copy_with(model, lambda name, tensor: tensor.clone() if name in buffers else tensor)
+
+    def run(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(*args, **kwargs)
+
+    try:
+        return _read(working, args, kwargs, run)
+    except Exception:
+        return {}  # a network that minds being looked at states nothing
+
+
+def _read(
+    working: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[..., Any]
+) -> dict[StatedSize, int]:
+    """Return the sizes that the modules of a copy read when it runs."""
     read: dict[StatedSize, int] = {}
     paths: dict[int, str] = {}
     for path, module in working.named_modules():
@@ -51,13 +71,9 @@ def stated_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         for position, size in _sizes(value):
             read.setdefault(StatedSize(paths[id(module)], name, position), size)
 
-    try:
-        for module in working.modules():
-            module.__class__ = spies.setdefault(type(module), _spy(type(module), note))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            working(*args, **kwargs)
-    except Exception:
-        return {}  # a network that minds being looked at states nothing
+    for module in working.modules():
+        module.__class__ = spies.setdefault(type(module), _spy(type(module), note))
+    run(working, args, kwargs)
     return read
 
 

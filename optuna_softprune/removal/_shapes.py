@@ -16,9 +16,11 @@ from optuna_softprune.graph import (
     FIXED,
     NotTraceableError,
     Tracing,
-    copy_with,
     first_line,
     map_tensors,
+    meta_copy,
+    returned,
+    shortcut,
     tensors,
     to_working,
     user_line,
@@ -251,14 +253,13 @@ class Shapes:
         for path, part in self.traced.items():
             record = written(self.network, part, lambda units: int(self._form(units) @ ones))
             install(self._module.get_submodule(path), record)
-        args, kwargs = map_tensors(inputs, torch.clone)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("meta"), recorder:
-            found = self._module(*args, **kwargs)
+        args, kwargs = inputs
+        found = returned(self._module, args, kwargs, recorder)
         flat: list[Any] = self.network.exported.flatten_outputs(found)
         return flat
 
     def _on_meta(self) -> nn.Module:
-        module = copy_with(self._model, lambda _, tensor: torch.empty_like(tensor, device="meta"))
+        module = meta_copy(self._model)
         self._held = dict(tensors(module))
         return module
 
@@ -321,7 +322,7 @@ class _Recorder(TorchFunctionMode):
                 raise _DivergedError(calling_line())
             if getattr(function, "__name__", "").strip("_") in ARITHMETIC:
                 self.notes.use(*args)
-        return function(*args, **kwargs)
+        return shortcut(function, args, kwargs)
 
 
 def _linear(form: IntArray) -> Expression:
