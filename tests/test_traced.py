@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from optuna_softprune import LeastSquares, PrunedFileError, PruningSpace, load_pruned, save_pruned
 from optuna_softprune.calibration import Calibration
 from optuna_softprune.plan import ATTRIBUTE, parsed
-from optuna_softprune.program import expect_record
+from optuna_softprune.program import read
 from optuna_softprune.testing import ZOO, randomise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAMES = {"traced_heads": "attention", "traced_blocks": "block"}
+NAMES = {"traced_heads": "attention", "traced_blocks": "block", "traced_pieces": "pieces"}
 by_name = pytest.mark.parametrize("name", NAMES)
 
 
@@ -40,7 +40,9 @@ def half(space: PruningSpace) -> dict[str, float]:
 @by_name
 def test_the_line_is_named_and_the_module_stays_what_it_was(name: str) -> None:
     space, model, _ = made(name)
-    line = "c // self.num_heads" if name == "traced_heads" else "x.shape[2], 7, x.shape[3]"
+    line = {"attention": "c // self.num_heads", "block": "x.shape[2], 7,", "pieces": "x.split((2, 3, 2), 1)"}[
+        NAMES[name]
+    ]
     assert list(space.traced) == [NAMES[name]]
     assert line in space.traced[NAMES[name]]
     assert f"{NAMES[name]} runs its own graph, in eval mode" in str(space)
@@ -110,6 +112,13 @@ def test_inputs_of_other_sizes_are_refused_with_the_remedy() -> None:
     small = space.prune(half(space))
     with pytest.raises(ValueError, match=r"input of a traced part \(WidthPerHead\) to have shape \(2, 5, .*Prune with"):
         small(torch.cat([x, x], 1))
+
+
+def test_another_setting_than_the_example_s_is_refused_with_the_remedy() -> None:
+    space, _, x = made("traced_heads")
+    small = space.prune(half(space))
+    with pytest.raises(ValueError, match=r"to be True as in the example, but got False: .* Prune with an example"):
+        small.get_submodule("attention")(small.get_submodule("stem")(x), causal=False)
 
 
 def test_statistics_inside_of_a_traced_part_are_measured_after_the_refit() -> None:
@@ -202,7 +211,7 @@ def test_broken_graphs_are_refused_or_do_nothing_but_compute(name: str) -> None:
     for changed in edits(record):
         total += 1
         try:
-            expect_record(changed)
+            read(changed)
         except ValueError as error:  # nothing else is raised
             refused += str(error).startswith("Expected a traced part")
     assert refused > total / 3

@@ -138,7 +138,8 @@ def split(p: Propagation, node: Node, x: Node, sizes: Any, dim: int = 0) -> list
     if listed and p.follow_pieces(node, value, axis, lengths):
         pass
     elif len(set(lengths)) > 1:
-        value = p.fix_along(value, [axis], COUNTED)
+        # A submodule that states such lengths can be traced.
+        value = value if listed and p.module_path(node) else p.fix_along(value, [axis], COUNTED)
     elif len(lengths) > 1:
         _unite_pieces(p, value, axis, lengths[0])
         if isinstance(sizes, int) and operation_name(node) == "split":  # the length of a piece, or a part of all

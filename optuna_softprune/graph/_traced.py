@@ -104,6 +104,8 @@ class Tracing:
         dense, longer = self._called(module)
         if not dense:
             raise NotTraceableError(f"`{path}` is not called as a module")
+        if any(_settings(call) != _settings(dense[0]) for call in dense):
+            raise NotTraceableError(f"the calls of `{path}` have other arguments")
         exported, in_spec, out_spec = _exported(path, module, dense[0], self._exported.dtype)
         _expect_plain(path, exported.graph)
         own = _operations(exported.graph)
@@ -179,6 +181,11 @@ def _calls(model: nn.Module, inputs: Any) -> dict[int, list[Call]]:
         for hook in hooks:
             hook.remove()
     return calls
+
+
+def _settings(call: Call) -> Any:
+    """Return what a call is given, but for what its tensors hold."""
+    return pytree.tree_map_only(Tensor, lambda each: (tuple(each.shape), each.dtype), call)
 
 
 def _exported(path: str, module: nn.Module, call: Call, dtype: torch.dtype | None) -> Any:

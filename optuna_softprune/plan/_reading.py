@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from optuna_softprune._errors import PrunedFileError
 from optuna_softprune.plan._plan import SCHEMA, Cut, ModuleRecord, Place, Plan
-from optuna_softprune.program import expect_record
+from optuna_softprune.program import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,7 @@ def _traced(path: str, value: Any, modules: Mapping[str, ModuleRecord]) -> dict[
     if path not in modules:
         _refuse("traced", "modules of the network", path)
     try:
-        expect_record(value)
+        read(value)
     except ValueError as error:
         raise PrunedFileError(f"{error} It is `traced[{path!r}]` of the plan.") from None
     return _mapping("traced", value)

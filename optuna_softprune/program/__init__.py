@@ -1,7 +1,8 @@
 """The exported graph, run or written out at the sizes of any candidate."""
 
-from optuna_softprune.program._forward import TracedForward, expect_record, install
+from optuna_softprune.program._forward import TracedForward, install
 from optuna_softprune.program._program import Program, Step, placement, program
+from optuna_softprune.program._reading import read
 from optuna_softprune.program._sizes import Sizes, counted
 from optuna_softprune.program._written import Record, follows_units, written
 
@@ -12,10 +13,10 @@ __all__ = [
     "Step",
     "TracedForward",
     "counted",
-    "expect_record",
     "follows_units",
     "install",
     "placement",
     "program",
+    "read",
     "written",
 ]

@@ -2,7 +2,7 @@
 
 | key | value |
 | --- | --- |
-| `inputs` | what each flat input must be: `{"shape": sizes}` of a tensor, or `{"is": value}` |
+| `inputs` | of each flat input `{"shape": sizes}` if its tensor is read, `{"is": value}` of a setting, or `{}` |
 | `in`, `out` | how inputs and outputs are flattened, as torch writes it |
 | `examples` | `[input, axis, indices of one example]`: where the number of examples is read; or null |
 | `tensors` | names of parameters and buffers, beginning inside of the part |
@@ -103,10 +103,11 @@ class _Writer:
 
     def _input(self, node: Node) -> Record:
         value = node.meta.get("val")
-        if not isinstance(value, Tensor):
+        if value is None or type(value) in (bool, str):
             return {"is": value}
-        other = self._nodes.get(node)
-        units = dict(self._units.get(other, ())) if other is not None else {}
+        if not isinstance(value, Tensor) or node not in self._nodes:
+            return {}
+        units = dict(self._units.get(self._nodes[node], ()))
         longer = self._longer(node)
         shape = tuple(value.shape) if longer is None else tuple(longer.meta["val"].shape)
         sizes = [Size(length, units.get(axis)) for axis, length in enumerate(value.shape)]

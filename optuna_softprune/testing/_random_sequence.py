@@ -120,9 +120,40 @@ class _Stated(StepModule):
         return x[:, : self.first]
 
 
+class _Numbered(StepModule):
+    """States widths that no attribute tells: as a number, in pieces, or by division."""
+
+    def __init__(self, channels: int, other: int, step: Step) -> None:
+        super().__init__()
+        self.option = step.option % 4
+        self.heads = 1 + step.other % 3
+        self.numbers = {"first": 2, "rest": 1 + step.width % 4}  # sizes are looked for in integers and tuples
+        width = sum(self.numbers.values()) if self.option < 2 else self.heads * (1 + step.width % 3)
+        self.out = channels
+        self.up, self.down = nn.Conv2d(channels, width, 1), nn.Conv2d(width, channels, 1)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        made = torch.sigmoid(self.norm(self.up(x)))
+        if self.option == 0:
+            made = made.flatten(2).reshape(len(x), self.numbers["first"] + self.numbers["rest"], *x.shape[2:])
+        elif self.option == 1:
+            a, b = made.split((self.numbers["first"], self.numbers["rest"]), 1)  # type: ignore[no-untyped-call]
+            made = torch.cat([b, a.sin()], 1)
+        else:
+            c = made.shape[1]
+            heads = made.reshape(len(x), self.heads, c // self.heads, -1)
+            if self.option == 3:
+                heads = (heads @ heads.mT / 4).softmax(-1) @ heads
+            made = heads.reshape(len(x), c, *x.shape[2:])
+        found: Tensor = self.down(made)
+        return x + found
+
+
 SEQUENCE_STEPS: dict[str, type[StepModule]] = {
     "attention": _Attention,
     "statistic": _Statistic,
     "recurrence": _Recurrence,
     "stated": _Stated,
+    "numbered": _Numbered,
 }

@@ -75,6 +75,32 @@ class TracedBlocks(nn.Module):
         return y
 
 
+class Pieces(nn.Module):
+    """Cuts what it is given into pieces of unequal length, and mixes one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed = nn.Conv1d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = x.split((2, 3, 2), 1)  # type: ignore[no-untyped-call]
+        return torch.cat([c.sin(), self.mixed(b), a], 1)
+
+
+class TracedPieces(nn.Module):
+    """Channels that are cut into unequal pieces by numbers in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(2, 7, 3, padding=1)
+        self.pieces = Pieces()
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.pieces(self.stem(x)).amax(2))
+        return y
+
+
 TRACED: tuple[ZooNetwork, ...] = (
     ZooNetwork(
         "traced_heads",
@@ -92,6 +118,17 @@ TRACED: tuple[ZooNetwork, ...] = (
         {
             "stem": (5, "stem block.up:1 block.down head:1"),
             "block.up": (7, "block.up block.norm block.down:1"),
+        },
+    ),
+    ZooNetwork(
+        "traced_pieces",
+        TracedPieces,
+        lambda: (normal(2, 2, 6),),
+        {
+            "stem/1": (2, "stem head:1"),
+            "stem/2": (3, "stem pieces.mixed:1"),
+            "stem/3": (2, "stem head:1"),
+            "pieces.mixed": (3, "pieces.mixed head:1"),
         },
     ),
 )
