@@ -46,6 +46,7 @@ from optuna_softprune.graph import (
     working_dtypes,
 )
 from optuna_softprune.importance import Importance, Magnitude, checked_scores
+from optuna_softprune.plan import attach_now
 from optuna_softprune.reconstruction import LeastSquares, Sliced
 from optuna_softprune.removal import Verifier, prove, remove
 
@@ -250,7 +251,10 @@ class PruningSpace:
             ValueError: If the dense network's weights have changed since they were calibrated.
         """
         self._weights.expect_unchanged(self._model)
-        return remove(self._model, self._network, self._kept(self._removed(c)), share=False, weights=self._weights)
+        kept = self._kept(self._removed(c))
+        small = remove(self._model, self._network, kept, share=False, weights=self._weights)
+        attach_now(small)
+        return small
 
     def evaluator(self, budget: int, say: Callable[[str], None]) -> Evaluator:
         """Return what evaluates candidates of this space; see `Evaluator`."""

@@ -563,3 +563,17 @@ def test_memory_is_bounded_by_the_size_of_the_file(broken: Broken) -> None:
             read_plan(broken.file.with_name("large"))
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < 40 * size
+
+
+def test_network_of_a_metric_is_copied_and_pickled_with_its_plan(norms: PruningSpace) -> None:
+    seen: list[nn.Module] = []
+
+    def metric(model: nn.Module) -> float:
+        with torch.no_grad():
+            seen.extend([model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))])
+        return float(model(*zoo("norms").inputs()).detach().mean())
+
+    PruningObjective(norms, metric, cache_bytes=0)(optuna.trial.FixedTrial(half(norms)))
+    plan = norms.prune(half(norms)).softprune_plan
+    assert [str(model.softprune_plan) for model in seen[-3:]] == [plan] * 3
+    assert all(isinstance(model.softprune_plan, str) for model in seen[-2:])

@@ -7,6 +7,7 @@ leave it as it is, and nothing of this package is needed to read it.
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from optuna_softprune.plan._plan import Cut, ModuleRecord, Place, Plan
 from optuna_softprune.plan._reading import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
     from torch import nn
@@ -84,10 +85,43 @@ def attach(small: nn.Module, plan: Plan) -> None:
     vars(small)[ATTRIBUTE] = plan.text()
 
 
+class Later:
+    """The text of a plan that is made when somebody asks for it; copies and pickles hold the text.
+
+    A search makes networks by the hundred, which nobody asks.
+    """
+
+    def __init__(self, make: Callable[[], Plan]) -> None:
+        self._make = make
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The text."""
+        return self._make().text()
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Be copied and pickled as the text."""
+        return str, (self.text,)
+
+
+def attach_later(small: nn.Module, make: Callable[[], Plan]) -> None:
+    """Let a plan go along with a smaller network that is made when it is asked for."""
+    vars(small)[ATTRIBUTE] = Later(make)
+
+
+def attach_now(small: nn.Module) -> None:
+    """Let the plan that goes along with a smaller network be made."""
+    vars(small)[ATTRIBUTE] = str(vars(small)[ATTRIBUTE])
+
+
 def held_plan(small: nn.Module) -> Plan | None:
     """Return the plan that goes along with a network, or None if there is none."""
     text = vars(small).get(ATTRIBUTE)
-    return parsed(text) if isinstance(text, str) else None
+    return parsed(str(text)) if isinstance(text, (str, Later)) else None
 
 
 def set_length(module: nn.Module, name: str, index: int | None, length: int) -> None:

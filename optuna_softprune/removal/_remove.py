@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from optuna_softprune.graph import copy_with, kept_indices
-from optuna_softprune.plan import attach, plan_of, set_length
+from optuna_softprune.plan import attach_later, plan_of, set_length
 from optuna_softprune.program import counted, install, written
 from optuna_softprune.reconstruction import Sliced, Solutions
 
@@ -55,7 +56,7 @@ def remove(
         install(small.get_submodule(path), record)
     weights.measure(small, kept)
     if not share:
-        attach(small, plan_of(model, network, kept, traced))
+        attach_later(small, functools.partial(plan_of, model, network, kept, traced))
     return small
 
 
