@@ -59,10 +59,7 @@ def test_values_are_those_of_the_refitted_network(network: Any) -> None:
     assert_like_the_removed_network(space, [args])
 
 
-@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(random_networks())
-def test_values_of_random_networks_are_those_of_the_refitted_network(model: RandomNetwork) -> None:
+def assert_random_network_is_like_the_refitted(model: RandomNetwork) -> None:
     randomise(model)
     x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     try:
@@ -70,6 +67,21 @@ def test_values_of_random_networks_are_those_of_the_refitted_network(model: Rand
     except ValueError:
         return  # nothing to prune
     assert_like_the_removed_network(space, [(x,), (torch.cat([x, x.flip(1)]),)])
+
+
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(random_networks())
+def test_values_of_random_networks_are_those_of_the_refitted_network(model: RandomNetwork) -> None:
+    assert_random_network_is_like_the_refitted(model)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(random_networks())
+def test_values_of_a_hundred_random_networks_are_those_of_the_refitted_network(model: RandomNetwork) -> None:
+    assert_random_network_is_like_the_refitted(model)
 
 
 @pytest.mark.parametrize("space", [PLAIN, REFITTED], ids=["sliced", "refitted"])

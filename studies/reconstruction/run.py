@@ -25,7 +25,7 @@ from optuna_softprune import (
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies import autoencoders, classifiers
 from studies.command import command
-from studies.mnist_autoencoder.methods import HEURISTICS, RIDGE
+from studies.mnist_autoencoder.methods import HEURISTICS, RIDGE, refitting
 from studies.mnist_autoencoder.tables import TRAININGS, interval
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ FILE = Path(__file__).parent / "results.csv"
 KEYS = ["part", "network", "seed", "target", "method", "order"]
 COLUMNS = [*KEYS, "sparsity", "validation", "test", "test_tuned", "calls"]
 CALLS = 120
-CLASSIFIER_CALLS = {"digits": 120, "mnist": 60}
+CLASSIFIER_CALLS = {"digits": 120, "mnist": 60, "few": 8}
 TUNING_STEPS, TUNING_RATE = 200, 1e-3
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 SAMPLES = (64, 128, 256, 512, 1000, 2000, 4000)
@@ -73,23 +73,20 @@ def search(
     return space.coefficients(study.best_trial.params)
 
 
-def spaces(model: nn.Module, images: Tensor, ridge: float) -> dict[tuple[str, bool], PruningSpace]:
-    """Return (order, whether what is left is refitted) -> space."""
+def space_maker(model: nn.Module, images: Tensor, ridge: float) -> Callable[[str, bool], PruningSpace]:
+    """Return what gives the space of an order, with or without what is left refitted; each is made once."""
     calibration = Calibration([(images,)])
     orders: dict[str, Importance] = {
         "activation energy": ActivationEnergy(calibration),
         "reconstruction": ReconstructionError(calibration),
     }
-    return {
-        (name, refit): PruningSpace(
-            model,
-            (images[:2],),
-            importance=order,
-            reconstruction=LeastSquares(calibration, ridge=ridge) if refit else None,
-        )
-        for name, order in orders.items()
-        for refit in (False, True)
-    }
+
+    @functools.cache
+    def space(order: str, refit: bool) -> PruningSpace:
+        reconstruction = LeastSquares(calibration, ridge=ridge) if refit else None
+        return PruningSpace(model, (images[:2],), importance=orders[order], reconstruction=reconstruction)
+
+    return space
 
 
 def trained_on(small: nn.Module, images: autoencoders.Images, steps: int) -> nn.Module:
@@ -123,9 +120,9 @@ def of_autoencoder(rows: Rows, images: autoencoders.Images, case: tuple[str, int
 
     whole = {"sparsity": 0.0, "validation": metric(model), "test": autoencoders.psnr(model, images.test), "calls": 0}
     rows.keep({**key, "method": "dense", "order": "", **whole})
-    made = spaces(model, images.calibration, RIDGE[network])
-    for order in ORDERS:
-        plain, refitted = made[order, False], made[order, True]
+    space = space_maker(model, images.calibration, RIDGE[network])
+    for order in ORDERS[1:] if quick else ORDERS:
+        plain, refitted = space(order, False), space(order, True)
         uniform = baselines(plain, SparsityConstraint(plain, target, tolerance=tolerance))["uniform"]
         found = search(plain, metric, target, tolerance, calls)
         keep("uniform", order, plain, uniform)
@@ -163,7 +160,7 @@ def of_settings(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
         names = {f"ridge {ridge:.0e}, {count} samples": (count, ridge) for count, ridge in cases}
         if all((*key.values(), name, "reconstruction") in rows for name in names):
             continue
-        space = spaces(model, images.calibration, RIDGE[network])["reconstruction", True]
+        space = refitting(model, images.calibration, RIDGE[network])
         found = search(space, lambda small: autoencoders.psnr(small, images.validation), target, 0.005, 100)
         for name, (count, ridge) in names.items():
             calibration = Calibration([(pool[:count],)])
@@ -184,7 +181,7 @@ def of_classifier(rows: Rows, data: classifiers.Digits, seed: int, quick: bool) 
     if (*key.values(), "search with refitting", "reconstruction") in rows:
         return
     model = classifiers.trained(seed, data)
-    tolerance, calls = (0.03, 12) if quick else (0.005, CLASSIFIER_CALLS[data.name])
+    tolerance, calls = 0.03 if quick else 0.005, CLASSIFIER_CALLS[data.name]
     recalibrated = functools.partial(classifiers.with_statistics_of, images=data.calibration)
 
     def metric(small: nn.Module) -> float:
@@ -198,9 +195,9 @@ def of_classifier(rows: Rows, data: classifiers.Digits, seed: int, quick: bool) 
         rows.keep({**key, "method": method, "order": order, "sparsity": sparsity, **values, "calls": calls})
 
     keep("dense", "", model, 0.0)
-    made = spaces(model, data.calibration, 1e-3)
-    for order in ORDERS:
-        plain, refitted = made[order, False], made[order, True]
+    space = space_maker(model, data.calibration, 1e-3)
+    for order in ORDERS[1:] if quick else ORDERS:
+        plain, refitted = space(order, False), space(order, True)
         uniform = baselines(plain, SparsityConstraint(plain, CLASSIFIER_TARGET, tolerance=tolerance))["uniform"]
         size = plain.sparsity(uniform)
         keep("uniform", order, plain.prune(uniform), size)
@@ -227,7 +224,7 @@ def of_training(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
     model = autoencoders.trained(network, 0, images)
     key = {"part": "training", "network": network, "seed": 0, "target": 0.5}
     steps, calls, tolerance = (2, 8, 0.03) if quick else (SHORT_STEPS, 60, 0.005)
-    made = functools.cache(functools.partial(spaces, model, images.calibration, RIDGE[network]))
+    made = space_maker(model, images.calibration, RIDGE[network])
     metrics: dict[str, Callable[[nn.Module], float]] = {
         "before training": lambda small: autoencoders.psnr(small, images.validation),
         f"after {steps} steps": lambda small: autoencoders.psnr(trained_on(small, images, steps), images.validation),
@@ -235,7 +232,7 @@ def of_training(rows: Rows, images: autoencoders.Images, quick: bool) -> None:
     for (name, metric), refit in itertools.product(metrics.items(), (False, True)):
         method, order = f"metric {name}{', refitted' if refit else ''}", ORDERS[refit]
         if (*key.values(), method, order) not in rows:
-            space = made()[order, refit]
+            space = made(order, refit)
             c = search(space, metric, 0.5, tolerance, calls)
             small = space.prune(c)
             values = {"sparsity": space.sparsity(c), "test": autoencoders.psnr(small, images.test), "calls": calls}
@@ -249,9 +246,8 @@ def measure(rows: Rows, quick: bool) -> None:
     """Measure what is missing."""
     images = autoencoders.digits() if quick else autoencoders.mnist()
     of_autoencoders(rows, images, quick)
-    of_classifiers(rows, classifiers.digits(), quick)
-    if not quick:
-        of_classifiers(rows, classifiers.mnist(), quick)
+    for data in [classifiers.few()] if quick else [classifiers.digits(), classifiers.mnist()]:
+        of_classifiers(rows, data, quick)
     of_training(rows, images, quick)
     of_settings(rows, images, quick)
 
