@@ -105,6 +105,46 @@ def test_recipes_run_as_they_are_written() -> None:
     assert names["accuracy"](small) == study.best_value
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "claim", "file"),
+    [
+        (
+            "train_on.py",
+            r"dense (?P<dense>[\d.]+), 80 % removed (?P<before>[\d.]+), trained on (?P<after>[\d.]+)",
+            "trained-on",
+        ),
+        (
+            "teach.py",
+            r"dense (?P<dense>[\d.]+) dB, 70 % removed (?P<before>[\d.]+) dB, taught (?P<after>[\d.]+)",
+            "taught",
+        ),
+    ],
+)
+def test_examples_of_training_end_better_than_they_began(name: str, claim: str, file: str, tmp_path: Path) -> None:
+    found = re.search(claim, run(str(ROOT / "examples" / name), folder=tmp_path).splitlines()[-1])
+    assert found is not None
+    before, after, dense = (float(found[key]) for key in ("before", "after", "dense"))
+    assert before < after
+    assert dense - after < 0.05 * dense
+    assert (tmp_path / f"{file}.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_example_of_latency_ends_with_a_faster_network(tmp_path: Path) -> None:
+    last = run(str(ROOT / "examples/latency.py"), folder=tmp_path).splitlines()[-1]
+    assert re.fullmatch(r"the fastest network of the front is [\d.]+ times as fast as the dense one", last)
+
+
+@pytest.mark.slow
+def test_example_of_onnx_ends_with_the_same_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    last = run(str(ROOT / "examples/to_onnx.py"), folder=tmp_path).splitlines()[-1]
+    assert float(last.split("outputs differ by ")[1].split()[0]) < 1e-5
+    assert (tmp_path / "small.onnx").exists()
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "studies").glob("*/run.py")), ids=lambda path: path.parent.name)
 def test_study_runs_quickly(script: Path) -> None:
     assert run("-m", f"studies.{script.parent.name}.run", "--quick", folder=ROOT)

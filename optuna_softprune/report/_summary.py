@@ -87,7 +87,7 @@ class Summary:
         """Return the tables as aligned text."""
         modules = [("module", "component", *COLUMNS), *(_cells(row) for row in self.rows)]
         lines = [self.title(), *aligned(modules, "<<>>>")]
-        if len(self.components) > 1:
+        if 1 < len(self.components) < len(self.rows):
             sums = [("component", *COLUMNS[1:]), *((row.module, *_cells(row)[3:]) for row in self.components)]
             lines += ["by component", *aligned(sums, "<>>")]
         return "\n".join(lines)

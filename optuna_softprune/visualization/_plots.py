@@ -223,7 +223,7 @@ def plot_widths(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
             **bars,
         )
         figure.add_bar(x=kept, name="kept", marker={"color": BLUE}, width=0.4, hoverinfo="skip", **bars)
-    title = f"What the network with the best {found.name} keeps (trial {found.trial}, {found.metric:.4g})"
+    title = f"Widths with the best {found.name} (trial {found.trial}, {found.metric:.4g})"
     _lay_out(figure, title, "units", "")
     share = 1 / len(panels)
     for i, (name, dense, _) in enumerate(panels):
