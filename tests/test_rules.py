@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,11 +13,12 @@ import torch.nn.functional as F
 from checks import assert_removed_equals_masked
 from torch import Tensor, nn
 
-from optuna_softprune import PruningSpace
+from optuna_softprune import ExportError, PruningSpace
 from optuna_softprune.testing import ZOO, randomise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Between(nn.Module):
@@ -178,3 +182,60 @@ def test_a_network_that_minds_being_looked_at_is_pruned_as_if_it_held_no_sizes()
 
     space = PruningSpace(randomise(Shy()), (torch.randn(4, 3),))
     assert [group.name for group in space.groups] == ["a"]
+
+
+class Gram(nn.Module):
+    """Products of tokens, mapped on: a width that no channel reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Linear(3, 8), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.stem(x)
+        gram = y @ y.transpose(1, 2)
+        return self.out(gram)
+
+
+class Rolls(nn.Module):
+    """A box of channels that is rolled along both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mid, self.out = nn.Linear(3, 8), nn.Linear(8, 12), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.mid(self.stem(x)).view(-1, 3, 4)
+        return self.out((y.roll(1, 1) + y.roll(1, 2)).flatten(1))
+
+
+def reasons(model: nn.Module, x: torch.Tensor, tensor: str, axis: int) -> set[str]:
+    space = PruningSpace(randomise(model), (x,))
+    return {each.reason for each in space.protected if (each.tensor, each.axis) == (tensor, axis)}
+
+
+def test_a_reason_names_the_operation_and_the_line_where_units_end() -> None:
+    (reason,) = reasons(Gram(), torch.randn(2, 5, 3), "out.weight", 1)
+    assert re.fullmatch(r"coupled to what `matmul` at .*test_rules\.py:\d+: `gram = y @ .*` makes, .*", reason)
+
+
+def test_what_is_one_unit_says_what_united_it() -> None:
+    (reason,) = reasons(Rolls(), torch.randn(2, 3), "mid.weight", 0)
+    assert reason.startswith("the forward pass counts positions along it by `roll` at ")
+    assert re.search(r"test_rules\.py:\d+: `return self\.out\(.*`, which leaves one unit$", reason)
+
+
+def test_lines_are_not_those_of_torch_but_may_be_of_packages_named_like_it(tmp_path: Path) -> None:
+    folder = tmp_path / "torchnetworks"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n        return super().forward(x) @ x\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        net = importlib.import_module("torchnetworks").Net(3, 4).eval()
+        with pytest.raises(ExportError, match=r"torchnetworks.__init__\.py:6: `return super\(\)\.forward\(x\) @ x`"):
+            PruningSpace(net, (torch.randn(2, 3),))
+    finally:
+        sys.path.remove(str(tmp_path))

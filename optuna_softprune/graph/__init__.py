@@ -22,7 +22,8 @@ from optuna_softprune.graph._groups import (
 from optuna_softprune.graph._meta import meta_copy, returned, shortcut
 from optuna_softprune.graph._network import digest, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
-from optuna_softprune.graph._refusal import NotExportableError, first_line, user_line
+from optuna_softprune.graph._reasons import user_line
+from optuna_softprune.graph._refusal import NotExportableError, first_line
 from optuna_softprune.graph._regions import AUTOCAST, region
 from optuna_softprune.graph._rules import mixed_axes, rule_of
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups

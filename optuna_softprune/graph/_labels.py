@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optuna_softprune.graph._reasons import Reason, told
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -95,8 +97,10 @@ class Labels:
         self.representative: NDArray[np.int64] = np.zeros(1, np.int64)
         self._count = 1
         self._edges: list[NDArray[np.int64]] = []
+        self._united: list[tuple[NDArray[np.int64], Reason, Reason]] = []
+        self._why_united: dict[int, list[Reason]] = {}
         self._moved: NDArray[np.int64] = np.zeros(1, np.int64)
-        self._protected: dict[Node | None, list[tuple[NDArray[np.int64], str]]] = {}
+        self._protected: dict[Node | None, list[tuple[NDArray[np.int64], Reason]]] = {}
         self.on_behalf_of(None, [])
 
     def on_behalf_of(self, node: Node | None, places: list[Place]) -> None:
@@ -142,7 +146,7 @@ class Labels:
         first, stop = place
         return stop < len(self._moved) and bool(self._moved[stop] > self._moved[first])
 
-    def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
+    def unite(self, first: Tensor, second: Tensor, reason: Reason) -> None:
         """Make one unit of the labels that face each other (broadcast); a label that faces 0 is protected."""
         shape = np.broadcast_shapes(first.shape, second.shape)
         first, second = first.expand(shape), second.expand(shape)
@@ -156,7 +160,20 @@ class Labels:
         self._edges.append(np.stack([a[both & (a != b)], b[both & (a != b)]]))
         self.protect(torch.from_numpy((a + b)[(a == 0) | (b == 0)]), reason)
 
-    def protect(self, labels: Tensor, reason: str) -> None:
+    def unite_along(self, labels: Tensor, head: Tensor, reason: Reason, place: Reason) -> None:
+        """Make one unit of the labels of a tensor along some axes, at index 0 of which they are `head`.
+
+        Of units that are all one it is then said that this is why: for `reason`, at `place`.
+        """
+        self._united.append((np.unique(once(head).numpy()), reason, place))
+        self.unite(labels, head, reason)
+
+    def why_united(self, labels: Tensor) -> str:
+        """Return why labels that are all one were united, and where, or an empty string."""
+        one = int(self.representative[int(once(labels).flatten()[0])])
+        return " by ".join(filter(None, map(told, self._why_united.get(one, ()))))
+
+    def protect(self, labels: Tensor, reason: Reason) -> None:
         """Keep `labels`: what carries them cannot be removed, for `reason`."""
         found = np.unique(once(labels).numpy())
         found = found[found > 0]
@@ -190,10 +207,14 @@ class Labels:
 
     def classes(self) -> tuple[NDArray[np.int64], dict[int, str]]:
         """Return label -> class (0 if protected), and representative label -> reason for the protected ones."""
-        reasons: dict[int, str] = {}
+        found: dict[int, Reason] = {}
         for labels, reason in itertools.chain(*self._protected.values()):
             for label in np.unique(self.representative[labels]).tolist():
-                reasons.setdefault(label, reason)
+                found.setdefault(label, reason)
+        for united, *why in reversed(self._united):
+            self._why_united.update(dict.fromkeys(np.unique(self.representative[np.abs(united)]).tolist(), why))
+        texts = {id(reason): told(reason) for reason in found.values()}
+        reasons = {label: texts[id(reason)] for label, reason in found.items()}
         classes = self.representative.copy()
         classes[np.isin(classes, list(reasons))] = 0
         return classes, reasons

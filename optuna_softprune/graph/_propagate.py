@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from optuna_softprune.graph._choices import Choice, Choices, Kind, opened
 from optuna_softprune.graph._labels import Labels, Layer, Value, alike, along, flat, is_open, layer, vector
+from optuna_softprune.graph._reasons import made_by, why_fixed
 from optuna_softprune.graph._stated import Statement, is_stating, statements, stating_pieces
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from optuna_softprune.graph._export import ExportedGraph
     from optuna_softprune.graph._labels import Place
+    from optuna_softprune.graph._reasons import Reason
     from optuna_softprune.graph._stated import StatedSize
 
     Rule = Callable[..., Value | list[Value] | None]
@@ -62,7 +64,6 @@ class Propagation:
         self.stated: Mapping[StatedSize, int] = {}
         self.known_sizes: set[tuple[str, str]] = set()
         self._uncertain: dict[Node | None, list[Statement]] = {}
-        self._origins: dict[Node, str] = {}
         self._reads: dict[Node, Read] = {}
         self._changed: set[Node] = set()
         self._node: Node | None = None
@@ -73,7 +74,7 @@ class Propagation:
 
     def begin(self) -> None:
         """Begin a pass."""
-        self._origins, self._changed = {}, set()
+        self._changed = set()
 
     def is_current(self, node: Node) -> bool:
         """Whether all that the layers of `node` were made of is as it was when they were made."""
@@ -114,7 +115,7 @@ class Propagation:
         kept: list[Layer] = []
         for found in value:
             if not found.axes:
-                self.labels.protect(found.labels, "all that a tensor holds")
+                self.labels.protect(found.labels, partial(self._whole, self._node, found))
                 continue
             twin = next((other for other in kept if set(other.axes) & set(found.axes)), None)
             if twin is None:
@@ -124,6 +125,12 @@ class Propagation:
             elif not is_open(found):
                 kept = [self._one_of(twin, found) if other is twin else other for other in kept]
         return tuple(self._box(found) for found in kept)
+
+    def _whole(self, node: Node | None, found: Layer) -> str:
+        """Say what made one unit of all that a tensor holds."""
+        if why := self.labels.why_united(found.labels):
+            return f"{why}, which leaves one unit"
+        return "one unit is all of a tensor" + (f" that {made_by(node)} makes" if node is not None else "")
 
     def _one_of(self, first: Layer, second: Layer) -> Layer:
         """Return which of two layers that vary along one axis can shrink; it is open until that is known."""
@@ -196,21 +203,16 @@ class Propagation:
         value = node.meta.get("val")
         return tuple(value.shape) if isinstance(value, Tensor) else ()
 
-    def origin(self, node: Node | Any) -> str:
+    def origin(self, node: Node | Any) -> Reason:
         """Say why `node` has a width that cannot shrink."""
         if not isinstance(node, Node):
             return "a constant"
-        if node.op == "placeholder":
-            kind = "constant" if node.name in self.exported.constants else "input"
-            known = self._tensors.get(node.name)
-            return f"coupled to `{known}`" if known else f"coupled to the {kind} `{node.name}`"
-        if node in self.without_rule:
-            return self.without_rule[node]
-        if node not in self._origins:
-            sources = sorted(node.all_input_nodes, key=lambda source: source.name in self._tensors)
-            made_here = "coupled to a tensor made in the forward pass"
-            self._origins[node] = self.origin(sources[0]) if sources else made_here
-        return self._origins[node]
+        return partial(why_fixed, node, self._known_value, self._tensors, self.exported.constants, self.without_rule)
+
+    def _known_value(self, node: Node) -> Value:
+        """Return the layers of a node, of several outputs all, when labels have settled."""
+        found = self.values.get(node, ())
+        return tuple(itertools.chain(*found)) if isinstance(found, list) else found
 
     def module_path(self, node: Node) -> str:
         """Return the qualified name of the module whose forward pass made `node`."""
@@ -221,7 +223,7 @@ class Propagation:
 
     # What rules do.
 
-    def unite(self, first: Tensor | None, second: Tensor | None, reason: str) -> None:
+    def unite(self, first: Tensor | None, second: Tensor | None, reason: Reason) -> None:
         """Unite labels that face each other; None stands for a width that cannot shrink, for `reason`."""
         if first is None or second is None:
             for labels in (first, second):
@@ -230,12 +232,12 @@ class Propagation:
         else:
             self.labels.unite(first, second, reason)
 
-    def fix(self, value: Iterable[Layer], reason: str) -> None:
+    def fix(self, value: Iterable[Layer], reason: Reason) -> None:
         """Protect all that `value` carries."""
         for found in value:
             self.labels.protect(found.labels, reason)
 
-    def fix_along(self, value: Iterable[Layer], axes: Iterable[int], reason: str) -> Value:
+    def fix_along(self, value: Iterable[Layer], axes: Iterable[int], reason: Reason) -> Value:
         """Let `axes` keep their length: labels are united along them, or protected if they vary along nothing else.
 
         Returns the layers that are left; they do not vary along `axes`.
@@ -250,7 +252,8 @@ class Propagation:
                 self.labels.protect(found.labels, reason)
             else:
                 head = flat(found.labels, inside, found.labels.shape)
-                self.labels.unite(found.labels, head, reason)
+                place = "" if self._node is None else partial(made_by, self._node)
+                self.labels.unite_along(found.labels, head, reason, place)
                 left.append(layer(head))
         return tuple(left)
 
@@ -274,7 +277,7 @@ class Propagation:
                 left += self.fix_along([found], inside, "whole slices of a sum")
         return tuple(found for found in left if found.axes)
 
-    def channel(self, value: Value, axis: int, reason: str) -> tuple[Tensor | None, Value]:
+    def channel(self, value: Value, axis: int, reason: Reason) -> tuple[Tensor | None, Value]:
         """Split `value` into the labels (length,) along `axis` and the layers that do not vary along it."""
         labels: Tensor | None = None
         for found in value:
@@ -287,7 +290,7 @@ class Propagation:
             labels = width if labels is None else labels
         return labels, tuple(found for found in value if axis not in found.axes)
 
-    def labels_of(self, weight: Node, axis: int, reason: str) -> Tensor:
+    def labels_of(self, weight: Node, axis: int, reason: Reason) -> Tensor:
         """Return the labels (length,) along an axis of a weight; zeros where it cannot shrink."""
         found, _ = self.channel(self.value(weight), axis, reason)
         return torch.zeros(self.shape(weight)[axis], dtype=torch.int64) if found is None else found
@@ -297,7 +300,7 @@ class Propagation:
         return self.combine([(self.value(o), self.shape(o), self.origin(o)) for o in operands], shape)
 
     def combine(
-        self, operands: Sequence[tuple[Value, tuple[int, ...], str]], shape: tuple[int, ...], *, choose: bool = True
+        self, operands: Sequence[tuple[Value, tuple[int, ...], Reason]], shape: tuple[int, ...], *, choose: bool = True
     ) -> Value:
         """Do what `elementwise` does for operands given as (layers, shape, why what has no layer cannot shrink).
 
@@ -318,7 +321,7 @@ class Propagation:
     def _combine_cluster(
         self,
         members: list[tuple[int, Layer]],
-        operands: Sequence[tuple[Value, tuple[int, ...], str]],
+        operands: Sequence[tuple[Value, tuple[int, ...], Reason]],
         shape: tuple[int, ...],
         *,
         choose: bool,

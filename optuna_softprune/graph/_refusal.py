@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Mapping
 from numbers import Number
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from optuna_softprune._errors import ExportError
+from optuna_softprune.graph._reasons import user_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,17 +30,6 @@ BRANCH = (
 
 class NotExportableError(ExportError):
     """The network runs on the CPU, and `torch.export` refuses it: so it does in any other precision."""
-
-
-def user_line(error: BaseException) -> str:
-    """Return `file:line: code` of the innermost frame of `error` outside of torch, or an empty string."""
-    package = Path(__file__).parents[1]
-    libraries = (Path(torch.__file__).parent, *(package / room for room in ("graph", "program", "removal")))
-    inside = tuple(f"{folder}{os.sep}" for folder in libraries)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*inside, "<"))
-    ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from optuna_softprune.graph._propagate import Propagation
+    from optuna_softprune.graph._reasons import Reason
 
 
 ROUTED = "experts to which rows are routed"
@@ -41,7 +42,7 @@ class Factor(NamedTuple):
     value: Value
     shape: tuple[int, ...]
     letters: str
-    origin: str
+    origin: Reason
     node: Node
 
 
@@ -70,7 +71,7 @@ def contract(p: Propagation, factors: Sequence[Factor], out: str, *, sums: bool 
     return tuple(_out_of_space(found, space, out, [lengths[letter] for letter in out]) for found in left)
 
 
-def _in_space(each: Factor, space: str) -> tuple[Value, tuple[int, ...], str]:
+def _in_space(each: Factor, space: str) -> tuple[Value, tuple[int, ...], Reason]:
     """Return a factor with an axis for every letter of the space, of length 1 where it has none."""
     order = sorted(range(len(each.letters)), key=lambda axis: space.index(each.letters[axis]))
     missing = [i for i, letter in enumerate(space) if letter not in each.letters]
@@ -131,7 +132,7 @@ def _width(value: Value, axis: int) -> Tensor | None:
     return next((vector(found.labels, axis) for found in value if found.axes == (axis,)), None)
 
 
-def _plus(p: Propagation, node: Node, value: Value, origin: str, bias: Node | None) -> Value:
+def _plus(p: Propagation, node: Node, value: Value, origin: Reason, bias: Node | None) -> Value:
     if bias is None:
         return value
     shape = p.shape(node)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optuna_softprune.graph._propagate import Propagation
+    from optuna_softprune.graph._reasons import Reason
 
 
-def couple_bias(p: Propagation, made: Tensor | None, bias: Node | None, origin: str) -> None:
+def couple_bias(p: Propagation, made: Tensor | None, bias: Node | None, origin: Reason) -> None:
     """Tie a bias (output,) to the labels of the outputs."""
     if bias is not None:
         found, _ = p.channel(p.value(bias), 0, "a bias")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from optuna_softprune.graph._propagate import Propagation, Rule
+    from optuna_softprune.graph._reasons import Reason
 
 UNIT = "a hidden unit of a recurrent layer"
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -77,7 +78,7 @@ def recurrent(name: str) -> Rule:
 
 
 def _tie(
-    p: Propagation, cell: Sequence[Node], gates: int, read: Tensor | None, hidden: Tensor, out: Tensor, origin: str
+    p: Propagation, cell: Sequence[Node], gates: int, read: Tensor | None, hidden: Tensor, out: Tensor, origin: Reason
 ) -> None:
     """Tie the weights of one direction of one layer."""
     of_input, of_state, *more = cell
