@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from studies.families import run as families
 from studies.mnist_autoencoder import tables as mnist_autoencoder
 from studies.peers import run as peers
 from studies.reconstruction import run as reconstruction
@@ -41,3 +42,10 @@ def test_tables_of_reconstruction_are_made_of_the_results() -> None:
     assert all(
         abs(row["sparsity"] - row["target"]) <= 0.005 + 1e-5 for row in rows if row["method"].startswith("search")
     )
+
+
+def test_tables_of_the_families_are_made_of_the_results() -> None:
+    rows = Rows(families.COLUMNS, 1, families.FILE)
+    lines = families.tables(rows)
+    assert not missing(lines, ROOT / "studies/families/README.md")
+    assert not [row["network"] for row in rows if row["verdict"] == "wrong"]

@@ -155,13 +155,13 @@ def protected_shares(space: PruningSpace, model: nn.Module, small: nn.Module) ->
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def of_the_rest(space: PruningSpace, model: nn.Module, small: nn.Module) -> float:
-    """Return the share that goes of the parameters outside of embeddings and outputs."""
+def of_the_rest(space: PruningSpace, model: nn.Module, small: nn.Module) -> float | str:
+    """Return the share that goes of the parameters outside of embeddings and outputs; empty if there are none."""
     tables = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
     last = {each.tensor for each in space.protected if each.reason.startswith(OUTPUT)}
     inside = [name for name, _ in model.named_parameters() if name not in tables | last]
     sizes = [sum(dict(each.named_parameters())[name].numel() for name in inside) for each in (model, small)]
-    return 1 - sizes[1] / sizes[0] if sizes[0] else 0.0
+    return 1 - sizes[1] / sizes[0] if sizes[0] else ""
 
 
 def measured(name: str, *, candidates: int = CANDIDATES) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def tables(rows: Rows) -> list[str]:
         attention = f"{row['heads_go']} of {row['attentions']}" if row["attentions"] else ""
         lines.append(
             f"| {row['network']} | {row['parameters'] / 1e6:.2f} | {row['groups']} | {attention} "
-            f"| {row['removable']:.3f} | {row['rest_removable']:.3f} | {row['macs_removable']:.3f} "
+            f"| {row['removable']:.3f} | {cell(row['rest_removable'])} | {row['macs_removable']:.3f} "
             f"| {row['traced'] or ''} | {row['largest_error']:.0e}{' (float32)' * (row['precision'] == 'float32')} "
             f"| {row['space_s']:.1f} / {row['export_s']:.1f} | {bad or 'all'} | {row['reason']} |"
         )
@@ -101,12 +101,13 @@ def summary(built: list[Row], tried: int) -> list[str]:
     if not built:
         return []
     ratios = np.array([row["space_s"] / max(row["export_s"], 0.01) for row in built])
+    rests = [row["rest_removable"] for row in built if row["rest_removable"] != ""]
     with_heads = [row for row in built if row["attentions"]]
     whole = [row for row in with_heads if row["heads_go"] == row["attentions"]]
     return [
         f"- {len(built)} of {tried} networks have a space, {sum(r['verdict'] == 'wrong' for r in built)} are wrong.",
         f"- Of the parameters outside of embeddings and outputs 0.9 or more can go in "
-        f"{sum(row['rest_removable'] >= 0.9 for row in built)}; of all parameters less than 0.5 in "
+        f"{sum(rest >= 0.9 for rest in rests)} of {len(rests)}; of all parameters less than 0.5 in "
         f"{sum(row['removable'] < 0.5 for row in built)}.",
         f"- Attention: in {len(whole)} of {len(with_heads)} networks with several heads all of them lose heads, in "
         f"{sum(row['heads_go'] > 0 for row in with_heads)} some.",
