@@ -194,7 +194,7 @@ def measured(name: str, *, candidates: int = CANDIDATES) -> dict[str, Any]:
         "removable": space.sparsity(highest),
         "macs_removable": space.sparsity(highest, of="macs"),
         "rest_removable": of_the_rest(space, model, smallest),
-        "traced": len(getattr(space, "traced", ())),
+        "traced": len(space.traced),
         "precision": str(dtype).removeprefix("torch."),
         "largest_error": max(errors),
         "batch": both(lambda network: batches(network, inputs), model, half),
