@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -40,7 +40,7 @@ KEYS = ["part", "network", "seed", "target", "method", "rate"]
 COLUMNS = [*KEYS, "sparsity", "start", "validation", "test"]
 STEPS, BATCH, RATES = 200, 128, (1e-3, 3e-3)
 SHORT_STEPS, CALLS = 30, 60
-CLASSIFIER_TRAININGS = 2
+CLASSIFIER_TRAININGS = 1
 
 
 def batches_of(count: int, steps: int) -> list[Tensor]:
@@ -92,36 +92,36 @@ def of_teacher(
         measures: Name of the part of the data -> metric.
         quick: Whether few steps are enough.
     """
-    key = dict(zip(KEYS[1:4], case, strict=True))
-    if ("teacher", *case, "by its inputs too", RATES[-1]) in rows:
-        return
     training, calibration = images
-    space = refitted_space(model, calibration)
-    c = baselines(space, SparsityConstraint(space, case[2], tolerance=0.03))["uniform"]
-    small, steps = space.prune(c), 4 if quick else STEPS
+    steps = 4 if quick else STEPS
     picked = batches_of(len(training), steps)
 
-    def keep(method: str, rate: float, network: nn.Module) -> None:
-        found = {name: measure(network) for name, measure in measures.items()}
-        start = measures["test"](small)
-        row = {"part": "teacher", **key, "method": method, "rate": rate, "sparsity": space.sparsity(c), "start": start}
-        rows.keep({**row, **found})
+    def on_its_own(small: nn.Module, rate: float) -> nn.Module:
+        return trained(small, loss_of, picked, rate)
 
-    keep("dense", 0.0, model)
-    for rate in RATES:
-        keep("on its own task", rate, trained(small, loss_of, picked, rate))
-        for method, layers in (("by its outputs", False), ("by its inputs too", True)):
-            taught = distill(
-                small,
-                model,
-                [(training[each],) for each in picked],
-                steps=steps,
-                learning_rate=rate,
-                layers=layers,
-                validation=[(calibration,)],
-                show_progress_bar=False,
-            )
-            keep(method, rate, taught)
+    def taught(small: nn.Module, rate: float, *, layers: bool) -> nn.Module:
+        batches, held_out = [(training[each],) for each in picked], [(calibration,)]
+        settings: dict[str, Any] = {"layers": layers, "validation": held_out, "show_progress_bar": False}
+        return distill(small, model, batches, steps=steps, learning_rate=rate, **settings)
+
+    methods: dict[str, Callable[[nn.Module, float], nn.Module]] = {
+        "dense": lambda _, rate: model,
+        "on its own task": on_its_own,
+        "by its outputs": functools.partial(taught, layers=False),
+        "by its inputs too": functools.partial(taught, layers=True),
+    }
+    missing = [(method, rate) for method in methods for rate in RATES if ("teacher", *case, method, rate) not in rows]
+    if not missing:
+        return
+    space = refitted_space(model, calibration)
+    c = baselines(space, SparsityConstraint(space, case[2], tolerance=0.03))["uniform"]
+    small = space.prune(c)
+    start = measures["test"](small)
+    for method, rate in missing:
+        network = methods[method](small, rate)
+        key = {"part": "teacher", **dict(zip(KEYS[1:4], case, strict=True)), "method": method, "rate": rate}
+        found = {name: measure(network) for name, measure in measures.items()}
+        rows.keep({**key, "sparsity": space.sparsity(c), "start": start, **found})
 
 
 def of_autoencoder(rows: Rows, images: autoencoders.Images, case: tuple[str, int, float], quick: bool) -> None:
