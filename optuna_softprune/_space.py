@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -19,6 +20,7 @@ from optuna_softprune._space_arguments import (
     checked_components,
     raise_nothing_to_prune,
     reasons_of_settings,
+    shared_coefficients,
     warn_of_rest,
     warn_of_unused,
 )
@@ -71,7 +73,8 @@ class PruningSpace:
     a smaller one is made, so its weights should stay as they are while a search runs.
 
     Coefficients `c` are given as a mapping (group name -> coefficient in [0, 1), every group once), or as a float
-    array of shape (..., groups) in the order of `groups`, which gives arrays (...) of counts.
+    array of shape (..., groups) in the order of `groups`, which gives arrays (...) of counts. Where groups are `tied`,
+    names and order are those of `tied_groups`.
 
     Args:
         model: The trained network. `DataParallel`, `DistributedDataParallel` and `torch.compile` are taken off.
@@ -86,6 +89,8 @@ class PruningSpace:
         min_units: Units that every group keeps. At least 1.
         reconstruction: How the weights that read what is pruned are refitted. `prune`, and all that is evaluated, then
             mean the refitted network. Default: what is kept of the dense weights.
+        tied: Names or globs, as in `ignored`: the groups that each matches, of equally many units, share one
+            coefficient, which is called by it. Which units go is each group's own affair.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or the model of a kind that cannot be pruned.
@@ -106,6 +111,7 @@ class PruningSpace:
         round_to: int = 1,
         min_units: int = 1,
         reconstruction: LeastSquares | None = None,
+        tied: Sequence[str] = (),
     ) -> None:
         self._model = unwrapped(model)
         importance = Magnitude() if importance is None else importance
@@ -132,18 +138,29 @@ class PruningSpace:
         warn_of_unused(self._network, self._model)
         if not self._network.groups:
             raise_nothing_to_prune(self._network)
-        sizes = {group.name: group.size for group in self.groups}
-        least = {group.name: group.least for group in self.groups}
-        multiples = {group.name: group.multiple for group in self.groups}
+        shared = shared_coefficients(self.groups, tied)
+        self.tied_groups: Final = {name: tuple(self.groups[i].name for i in places) for name, places in shared.items()}
+        # Of each group the place of its coefficient.
+        self._owner = np.empty(len(self.groups), np.int64)
+        for place, members in enumerate(shared.values()):
+            self._owner[members] = place
+        sizes = {name: self.groups[members[0]].size for name, members in shared.items()}
+        least = {name: max(self.groups[i].least for i in members) for name, members in shared.items()}
+        multiples = {name: math.lcm(*(self.groups[i].multiple for i in members)) for name, members in shared.items()}
         self.lattice: Final = Lattice.of(
             sizes, round_to=round_to, min_units=min_units, least=least, multiples=multiples
         )
         names = [name for name, _ in self._model.named_parameters()]
-        self._counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
+        self._group_counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
+        self._counts = {of: count.tied(self._owner) if tied else count for of, count in self._group_counts.items()}
         self._parts = parts(self._model, self._network, components)
         if named:
             warn_of_rest(self._model, self._parts[REST].parameters)
-        self._settings = {"importance": repr(importance), "reconstruction": repr(reconstruction)}
+        self._settings = {
+            "importance": repr(importance),
+            "reconstruction": repr(reconstruction),
+            "tied": repr(tuple(tied)),
+        }
         self._weights: Weights = (
             Sliced(self._network) if reconstruction is None else reconstruction.fitted(self._model, self._network)
         )
@@ -180,7 +197,7 @@ class PruningSpace:
     def distributions(self) -> dict[str, FloatDistribution]:
         """Group name -> distribution of its coefficient, from 0 to the largest that leaves `min_units`."""
         highest = self.lattice.highest.tolist()
-        return {g.name: FloatDistribution(0.0, high) for g, high in zip(self.groups, highest, strict=True)}
+        return {name: FloatDistribution(0.0, high) for name, high in zip(self.lattice.names, highest, strict=True)}
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, float]:
         """Return coefficients on the lattice that a trial suggests, one parameter for each group."""
@@ -213,7 +230,7 @@ class PruningSpace:
         They add up to the network's: what lies in several components is counted in the innermost, what lies in none
         in a row `(rest)`, which is there if something does.
         """
-        sizes, kept = self.lattice.sizes, np.array(self.kept_units(c))
+        sizes, kept = self._sizes, np.array(self.kept_units(c))
         found = {}
         for component, part in self._parts.items():
             if of == "macs":
@@ -264,7 +281,7 @@ class PruningSpace:
     def candidate(self, c: Coefficients) -> Candidate:
         """Return the units that `c` keeps."""
         removed = self._removed(c)
-        return Candidate(tuple((self.lattice.sizes - removed).tolist()), self._kept(removed))
+        return Candidate(self._widths(removed), self._kept(removed))
 
     def verify(self, c: Coefficients) -> float:
         """Return the largest relative error of the removed network against the masked one, nothing refitted.
@@ -288,21 +305,20 @@ class PruningSpace:
         return self._table().html()
 
     def _table(self) -> SpaceTable:
-        sizes = self.lattice.sizes
-        fewest = sizes - np.array([levels[-1] for levels in self.lattice.levels])
-        parameters, macs = (Totals.of(self._counts[of], sizes, fewest) for of in COUNTED)
+        fewest = np.array(self._widths(np.array([levels[-1] for levels in self.lattice.levels])))
+        parameters, macs = (Totals.of(self._group_counts[of], self._sizes, fewest) for of in COUNTED)
         return SpaceTable(
             model=type(self._model).__name__,
             network=self._network,
             parameters={name for name, _ in self._model.named_parameters()},
             counts=(parameters, macs),
             weights=self._weights.describe(),
+            tied={name: groups for name, groups in self.tied_groups.items() if len(groups) > 1},
         )
 
     def kept_units(self, c: Coefficients | FloatArray) -> tuple[int, ...]:
         """Return the units that each group keeps, in the order of `groups`."""
-        kept: list[int] = (self.lattice.sizes - self._removed(c)).tolist()
-        return tuple(kept)
+        return self._widths(self._removed(c))
 
     def with_order(self, order: Sequence[IntArray]) -> PruningSpace:
         """Return the same space with another order of removal: for each group its units, first to go first."""
@@ -335,13 +351,23 @@ class PruningSpace:
         return self._counts[of](self.lattice.sizes - self._removed(c))
 
     def _removed(self, c: Coefficients | FloatArray) -> IntArray:
-        """Return the units removed (..., groups) from each group."""
+        """Return the units that go by each coefficient (..., coefficients)."""
         return self.lattice.removed(self.array(c))
 
     def _kept(self, removed: IntArray) -> Kept:
         """Return which units are kept when so many of each group go."""
-        kept: Kept = self._ranks < np.repeat(self.lattice.sizes - removed, self.lattice.sizes)
+        kept: Kept = self._ranks < np.repeat(self._widths(removed), self._sizes)
         return kept
+
+    def _widths(self, removed: IntArray) -> tuple[int, ...]:
+        """Return the units that each group keeps when so many go by each coefficient."""
+        kept: list[int] = (self.lattice.sizes - removed)[self._owner].tolist()
+        return tuple(kept)
+
+    @property
+    def _sizes(self) -> IntArray:
+        """Shape (groups,): the units of each group."""
+        return self.lattice.sizes[self._owner]
 
     def array(self, c: Coefficients | FloatArray) -> FloatArray:
         """Return coefficients as a checked array (..., groups) in the order of `groups`."""

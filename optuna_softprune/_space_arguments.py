@@ -85,6 +85,40 @@ def reasons_of_settings(network: Network, ignored: Sequence[str], round_to: int,
     return reasons
 
 
+def shared_coefficients(groups: Sequence[Group], tied: Sequence[str]) -> dict[str, list[int]]:
+    """Return coefficient -> the places of its groups: of each pattern in `tied` together, of all others alone.
+
+    The order is that of the first group of each.
+    """
+    if isinstance(tied, str):
+        raise TypeError(f"Expected `tied` to be a sequence of names, but got {tied!r}: write `({tied!r},)`.")
+    by_group: dict[int, str] = {}
+    for pattern in tied:
+        places = [i for i, group in enumerate(groups) if any(_names(pattern, name) for name in _makers(group))]
+        if len(places) < 2:
+            matching = f"only {groups[places[0]].name!r} does" if places else "nothing does"
+            raise ValueError(
+                f"Expected at least two groups that can be pruned to match each name in `tied`, but of {pattern!r} "
+                f"{matching}. The groups are {shorten([group.name for group in groups])}."
+            )
+        sizes = sorted({groups[i].size for i in places})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Expected the groups that `tied` ties to have equally many units, but {pattern!r} matches groups of "
+                f"{shorten([str(size) for size in sizes])} units: write a narrower pattern for each size."
+            )
+        for i in places:
+            if by_group.setdefault(i, pattern) != pattern:
+                raise ValueError(
+                    f"Expected a group to match one name in `tied`, but {groups[i].name!r} matches {by_group[i]!r} and "
+                    f"{pattern!r}."
+                )
+    found: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        found.setdefault(by_group.get(i, group.name), []).append(i)
+    return found
+
+
 def _makers(group: Group) -> list[str]:
     return [group.name, *(each.tensor for each in group.slices if each.side is not Side.INPUT)]
 

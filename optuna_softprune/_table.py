@@ -6,8 +6,10 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from optuna_softprune._errors import shorten
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -49,6 +51,7 @@ class SpaceTable:
         parameters: Qualified names of the parameters; axes of buffers are not listed.
         counts: Parameters and multiply-accumulates.
         weights: What is said of where weights come from.
+        tied: Coefficient -> the groups that share it.
     """
 
     model: str
@@ -56,6 +59,7 @@ class SpaceTable:
     parameters: set[str]
     counts: tuple[Totals, Totals]
     weights: Sequence[str]
+    tied: Mapping[str, Sequence[str]]
 
     def title(self) -> str:
         """Return how many groups, units, parameters and multiply-accumulates there are, and how many can go."""
@@ -108,22 +112,26 @@ class SpaceTable:
             for line, (first, *more) in by_line.items()
         ]
 
+    def shared(self) -> list[str]:
+        """Return which groups share a coefficient."""
+        return [f"{name}: {len(groups)} groups, {shorten(list(groups))}" for name, groups in self.tied.items()]
+
     def text(self) -> str:
         """Return the table as aligned text."""
         protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
         table = aligned([COLUMNS, *self.rows()], "<<>>>")
-        bounded = [f"  {line}" for line in self.bounded()]
-        head = ["bounded"] if bounded else []
-        traced = [f"  {line}" for line in self.traced()]
-        bounded += ["traced", *traced] if traced else []
-        return "\n".join([self.title(), *table, *head, *bounded, "protected", *protected, *self.weights])
+        sections = [("tied", self.shared()), ("bounded", self.bounded()), ("traced", self.traced())]
+        said = [line for head, lines in sections if lines for line in (head, *(f"  {each}" for each in lines))]
+        return "\n".join([self.title(), *table, *said, "protected", *protected, *self.weights])
 
     def html(self) -> str:
         """Return the table for a notebook."""
         head = "".join(f"<th>{name}</th>" for name in COLUMNS)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
-        weights = "".join(f"<br>{html.escape(line)}" for line in [*self.bounded(), *self.traced(), *self.weights])
+        weights = "".join(
+            f"<br>{html.escape(line)}" for line in [*self.shared(), *self.bounded(), *self.traced(), *self.weights]
+        )
         return (
             f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
             f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"

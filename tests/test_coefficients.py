@@ -103,7 +103,7 @@ def test_sparsity_is_counted_on_the_physical_module(space: PruningSpace) -> None
     ("c", "message"),
     [
         ({"0": 0.5}, r"Expected one coefficient for each group, but got none for 2"),
-        ({"0": 0.5, "2": 0, "fc": 0}, r"unknown names fc\. The names are those of `space.groups`"),
+        ({"0": 0.5, "2": 0, "fc": 0}, r"unknown names fc\. The names are those of `space.distributions`"),
         ({"0": float("nan"), "2": 0}, r"coefficient of `0` to be in \[0, 0.833333\], but got nan"),
         ({"0": 0, "2": -0.1}, r"coefficient of `2` to be in \[0, 0.8\], but got -0.1"),
         ({"0": 1.0, "2": 0}, r"`0` to be in \[0, 0.833333\], but got 1: of its 6 units at most 5 can be removed"),

@@ -130,6 +130,18 @@ class Count:
             total += _product(lengths, degree.rows) @ degree.coefficients
         return total
 
+    def tied(self, owner: IntArray) -> Count:
+        """Return the count as a formula of fewer widths: `owner` (G,) says which of them each group has."""
+        widths = owner.max(initial=-1) + 1
+        lengths = np.zeros((len(self.lengths), 1 + widths), np.int64)
+        lengths[:, 0] = self.lengths[:, 0]
+        np.add.at(lengths.T, owner + 1, self.lengths[:, 1:].T)
+        rows, place = np.unique(lengths, axis=0, return_inverse=True)
+        monomials: Counter[tuple[int, ...]] = Counter()
+        for coefficient, factors in self.monomials:
+            monomials[tuple(sorted(place[list(factors)].tolist()))] += coefficient
+        return Count(constant=self.constant, lengths=rows, monomials=tuple((n, each) for each, n in monomials.items()))
+
     def along(self, kept: IntArray, widths: IntArray) -> IntArray:
         """Return the exact counts (N, G, L) when one group alone changes.
 

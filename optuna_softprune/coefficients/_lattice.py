@@ -107,7 +107,7 @@ class Lattice:
                         [f"unknown names {shorten(unknown)}"] * bool(unknown)
                         + [f"none for {shorten(missing)}"] * bool(missing)
                     )
-                    + ". The names are those of `space.groups`."
+                    + ". The names are those of `space.distributions`."
                 )
             c = [c[name] for name in self.names]  # type: ignore[assignment]
         try:

@@ -28,7 +28,8 @@ def baselines(space: PruningSpace, constraint: SparsityConstraint, *, seed: int 
     The share, multiple or threshold is what reaches the target; the result is projected.
     """
     highest = constraint.highest
-    scores = [np.sort(each) for each in space.scores]
+    by_group = dict(zip((group.name for group in space.groups), space.scores, strict=True))
+    scores = [np.sort(np.concatenate([by_group[name] for name in groups])) for groups in space.tied_groups.values()]
 
     def uniform(level: float) -> FloatArray:
         return level * highest
