@@ -5,6 +5,7 @@ from importlib.metadata import version
 from optuna_softprune._errors import (
     CalibrationWarning,
     ComponentWarning,
+    CountWarning,
     ExportError,
     InfeasibleTargetError,
     ModeWarning,
@@ -36,6 +37,7 @@ __all__ = [
     "Calibration",
     "CalibrationWarning",
     "ComponentWarning",
+    "CountWarning",
     "ExportError",
     "Group",
     "Importance",

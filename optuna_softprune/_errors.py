@@ -51,6 +51,10 @@ class ComponentWarning(SoftPruneWarning):
     """The components that were named do not hold all of the network's parameters."""
 
 
+class CountWarning(SoftPruneWarning):
+    """Multiply-accumulates of the dense network are others than those that torch counts."""
+
+
 class SettingsWarning(SoftPruneWarning):
     """A network that takes up saved weights has other settings than the one that was pruned."""
 

@@ -21,6 +21,7 @@ from optuna_softprune._space_arguments import (
     raise_nothing_to_prune,
     reasons_of_settings,
     shared_coefficients,
+    warn_of_macs,
     warn_of_rest,
     warn_of_unused,
 )
@@ -34,6 +35,7 @@ from optuna_softprune.graph import (
     NotExportableError,
     Protected,
     StatedSize,
+    dense_pass,
     discover,
     expect_copies_to_be_alike,
     export,
@@ -41,7 +43,6 @@ from optuna_softprune.graph import (
     let_go,
     map_tensors,
     parts,
-    stated_sizes,
     to_working,
     unwrapped,
     working_copy,
@@ -128,7 +129,7 @@ class PruningSpace:
             )
         self._example = (example_inputs, example_kwargs)
         expect_copies_to_be_alike(self._model, *self._example)
-        self._network = _proven_network(
+        self._network, macs = _proven_network(
             self._model,
             self._example,
             components,
@@ -152,6 +153,8 @@ class PruningSpace:
         )
         names = [name for name, _ in self._model.named_parameters()]
         self._group_counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
+        dense = np.array([group.size for group in self._network.groups], np.int64)
+        warn_of_macs(self._network, int(self._group_counts["macs"](dense)), macs)
         self._counts = {of: count.tied(self._owner) if tied else count for of, count in self._group_counts.items()}
         self._parts = parts(self._model, self._network, components)
         if named:
@@ -380,10 +383,11 @@ def _proven_network(
     components: Mapping[str, nn.Module],
     protect: Callable[[Network], dict[str, str]],
     levels: Callable[[int], IntArray],
-) -> Network:
+) -> tuple[Network, int | None]:
     """Return the groups of `model` that `protect` does not rule out, verified in the best precision it runs in.
 
-    Of a group's units as many may be kept as `levels` says, ascending.
+    With them come the multiply-accumulates that torch counts, if it can. Of a group's units as many may be kept as
+    `levels` says, ascending.
     """
     refused: ExportError | None = None
     for dtype in working_dtypes(model):
@@ -399,7 +403,7 @@ def _proven_network(
                 offered = network.without(protect(network))
                 return offered, prove(verifier, offered, levels)  # noqa: B023
 
-            stated = stated_sizes(working, *inputs)
+            stated, macs = dense_pass(working, *inputs)
             offered, network = proven(stated)
             # An integer that a module holds follows a width if, and only if, the network is right with that.
             wrong = stated.keys() & offered.attributes.keys() - network.attributes.keys()
@@ -407,7 +411,7 @@ def _proven_network(
                 _, other = proven({size: length for size, length in stated.items() if size not in wrong})
                 network = min(network, other, key=_fewest_parameters)
             let_go(working)
-            return network
+            return network, macs
         except NotExportableError:
             raise
         except ExportError as error:

@@ -7,9 +7,15 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from optuna_softprune._errors import ComponentWarning, NothingToPruneError, UnusedParameterWarning, shorten
+from optuna_softprune._errors import (
+    ComponentWarning,
+    CountWarning,
+    NothingToPruneError,
+    UnusedParameterWarning,
+    shorten,
+)
 from optuna_softprune.coefficients import removable
-from optuna_softprune.graph import UNUSED, Group, Network, Side
+from optuna_softprune.graph import UNUSED, Group, Network, Side, operation_name
 from optuna_softprune.importance import Importance
 from optuna_softprune.reconstruction import LeastSquares
 
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
+
+# Products that torch's counter does not know.
+UNCOUNTED = frozenset(["_grouped_mm", "grouped_mm_fallback"])
 
 
 def check_arguments(
@@ -138,6 +147,20 @@ def warn_of_unused(network: Network, model: nn.Module) -> None:
             f"Parameters that are not used in the forward pass in eval mode are left whole: {shorten(unused)}. If the "
             "train mode feeds them from layers that are pruned, it will fail: name these layers in `ignored`.",
             UnusedParameterWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_macs(network: Network, own: int, counted: int | None) -> None:
+    """Say if torch counts other multiply-accumulates in the dense network than its graph has."""
+    known = not any(operation_name(node) in UNCOUNTED for node in network.exported.graph.nodes)
+    if counted is not None and counted != own and known:
+        warnings.warn(
+            f"The exported graph has {own:,} multiply-accumulates, but `torch.utils.flop_counter.FlopCounterMode` "
+            f"counts {counted:,} in the network: what hides operations from it (`torch.vmap`, a custom operator) is "
+            'missing from `macs` and from sparsity `of="macs"`. Constrain `of="parameters"`, or write that part of the '
+            "forward pass in operations on whole tensors.",
+            CountWarning,
             stacklevel=3,
         )
 

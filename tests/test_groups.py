@@ -14,7 +14,7 @@ from checks import (
 )
 from hypothesis import HealthCheck, given, seed, settings
 
-from optuna_softprune import ComponentWarning, NothingToPruneError, PruningSpace, Side
+from optuna_softprune import ComponentWarning, CountWarning, NothingToPruneError, PruningSpace, Side
 from optuna_softprune.testing import ZOO, RandomNetwork, ZooNetwork, randomise
 from optuna_softprune.testing.strategies import random_networks
 
@@ -393,3 +393,23 @@ def test_positions_that_the_example_does_not_reach_are_no_group() -> None:
     space = PruningSpace(randomise(model), (torch.randn(1, 8, 3),))
     assert list(space.distributions) == ["0"]
     assert {p.count for p in space.protected if p.reason == "no parameter has it"} == {12}
+
+
+class Mapped(torch.nn.Module):
+    """Hides a batch of matrix products from the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = torch.vmap(lambda row: self.head(torch.tanh(self.read(row))))(x)
+        return made
+
+
+def test_multiply_accumulates_that_the_graph_hides_are_said() -> None:
+    x = torch.randn(4, 5, 6)
+    with pytest.warns(CountWarning, match=r"has 360 multiply-acc.* counts 1,440 in .*Constrain `of=\"parameters\"`"):
+        space = PruningSpace(randomise(Mapped()).eval(), (x,))
+    assert space.macs(dict.fromkeys(space.distributions, 0.0)) == 360
+    assert counted_macs(Mapped().eval(), (x,)) == 1440

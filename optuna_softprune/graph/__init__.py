@@ -28,7 +28,7 @@ from optuna_softprune.graph._regions import AUTOCAST, region
 from optuna_softprune.graph._rules import mixed_axes, rule_of
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
-from optuna_softprune.graph._stated import StatedSize, stated_sizes
+from optuna_softprune.graph._stated import StatedSize, dense_pass
 from optuna_softprune.graph._traced import NotTraceableError, TracedPart, Tracing
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "component_of",
     "component_paths",
     "copy_with",
+    "dense_pass",
     "dependences",
     "digest",
     "discover",
@@ -75,7 +76,6 @@ __all__ = [
     "returned",
     "rule_of",
     "shortcut",
-    "stated_sizes",
     "tensors",
     "to_working",
     "unwrapped",

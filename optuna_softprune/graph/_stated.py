@@ -33,17 +33,33 @@ class StatedSize(NamedTuple):
     position: int | None
 
 
-def stated_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[StatedSize, int]:
-    """Return the sizes that a forward pass reads from the modules' own attributes, in the order of reading.
+class DensePass(NamedTuple):
+    """What a forward pass of the dense network showed.
+
+    Attributes:
+        stated: The sizes that it reads from the modules' own attributes, in the order of reading.
+        macs: Multiply-accumulates as torch counts them; None: they could not be counted without data.
+    """
+
+    stated: dict[StatedSize, int]
+    macs: int | None
+
+
+def dense_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> DensePass:
+    """Look at one forward pass, without data where the network runs without.
 
     Args:
         model: The network in eval mode; it is only read.
         args: Positional inputs, on its device and in its precision.
         kwargs: Keyword inputs.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     with contextlib.suppress(Exception):  # what needs values
         on_meta = map_tensors((args, dict(kwargs)), to_meta)
-        return _read(meta_copy(model), on_meta[0], on_meta[1], returned)
+        with FlopCounterMode(display=False) as counter:
+            read = _read(meta_copy(model).requires_grad_(False), on_meta[0], on_meta[1], returned)
+        return DensePass(read, counter.get_total_flops() // 2)
     buffers = {name for name, _ in model.named_buffers()}
     working = copy_with(model, lambda name, tensor: tensor.clone() if name in buffers else tensor)
 
@@ -52,9 +68,9 @@ def stated_sizes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
             module(*args, **kwargs)
 
     try:
-        return _read(working, args, kwargs, run)
+        return DensePass(_read(working, args, kwargs, run), None)
     except Exception:
-        return {}  # a network that minds being looked at states nothing
+        return DensePass({}, None)  # a network that minds being looked at states nothing
 
 
 def _read(
