@@ -14,7 +14,7 @@ from studies.autoencoders import mnist_root
 from studies.training import WORK, fit, kept
 
 BATCH, RATE = 128, 5e-3
-STEPS = {"digits": 600, "mnist": 860, "few": 60}
+STEPS = {"digits": 600, "mnist": 860, "mnist halved": 860, "few": 60}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,17 @@ def mnist() -> Digits:
     )
 
 
+def halved(data: Digits) -> Digits:
+    """Return the same digits with half as many pixels a side, each the mean of four."""
+    half = nn.AvgPool2d(2)
+    parts = {name: getattr(data, name) for name in ("training", "validation", "test")}
+    return Digits(
+        name=f"{data.name} halved",
+        calibration=half(data.calibration),
+        **{name: Part(half(part.images), part.classes) for name, part in parts.items()},
+    )
+
+
 class Block(nn.Module):
     """Two convolutions with batch norm, and what they add to."""
 
@@ -102,8 +113,8 @@ class Block(nn.Module):
 
 
 def classifier(side: int) -> nn.Sequential:
-    """Return a residual network for images of `side` x `side` pixels, 28 or 8, and ten classes."""
-    widths, stride = ((16, 32, 64), 2) if side == 28 else ((24, 48), 1)
+    """Return a residual network for images of `side` x `side` pixels, 28, 14 or 8, and ten classes."""
+    widths, stride = ((24, 48), 1) if side == 8 else ((16, 32, 64), 2)
     layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 3, stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
     for before, width in itertools.pairwise((widths[0], *widths)):
         layers += [Block(before, width, 1 if before == width else 2), Block(width, width, 1)]

@@ -32,6 +32,8 @@ from studies.peers.refitted import with_units_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from torch import Tensor
+
     from studies.rows import Rows
 
 HERE = Path(__file__).parent
@@ -59,11 +61,9 @@ def parameters(model: nn.Module) -> int:
 
 
 def by_torch_pruning(model: nn.Module, images: Images, target: float, name: str, *, everywhere: bool) -> Pruned:
-    """Prune with Torch-Pruning; its ratio of channels is bisected until the sparsity of parameters is the target."""
-    dense, best = parameters(model), None
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        ratio = (low + high) / 2
+    """Prune with Torch-Pruning at a ratio of channels that gives the target's number of parameters."""
+
+    def pruned_at(ratio: float) -> nn.Module:
         small = copy.deepcopy(model)
         if name == "Taylor":
             nn.functional.mse_loss(small(images.calibration), images.calibration).backward()  # type: ignore[no-untyped-call]
@@ -76,19 +76,42 @@ def by_torch_pruning(model: nn.Module, images: Images, target: float, name: str,
             ignored_layers=[last],
         ).step()  # fmt: skip
         small.zero_grad()
+        return small
+
+    return bisected(pruned_at, lambda small: runs(small, images.calibration[:2]), parameters(model), target), 0
+
+
+def bisected(
+    pruned_at: Callable[[float], nn.Module], works: Callable[[nn.Module], bool], dense: int, target: float
+) -> nn.Module:
+    """Return the network whose sparsity of parameters is nearest to the target, of bisected ratios of channels.
+
+    Args:
+        pruned_at: Ratio of channels -> network.
+        works: Whether a network computes anything.
+        dense: The number of parameters of the dense network.
+        target: Sparsity of parameters.
+
+    Raises:
+        RuntimeError: None of the networks runs.
+    """
+    best, (low, high) = None, (0.0, 1.0)
+    for _ in range(BISECTIONS):
+        ratio = (low + high) / 2
+        small = pruned_at(ratio)
         sparsity = 1 - parameters(small) / dense
-        if runs(small, images) and (best is None or abs(sparsity - target) < abs(best[0] - target)):
+        if works(small) and (best is None or abs(sparsity - target) < abs(best[0] - target)):
             best = sparsity, small
         low, high = (ratio, high) if sparsity < target else (low, ratio)
     if best is None:
         raise RuntimeError("none of the networks runs")
-    return best[1].eval(), 0
+    return best[1].eval()
 
 
-def runs(model: nn.Module, images: Images) -> bool:
+def runs(model: nn.Module, *inputs: Tensor) -> bool:
     """Whether a network computes anything: Torch-Pruning leaves the sizes in `nn.Unflatten` as they are."""
     try:
-        model(images.calibration[:2])
+        model(*inputs)
     except RuntimeError:
         return False
     return True
