@@ -71,3 +71,24 @@ def test_counting_many_candidates_is_vectorised() -> None:
     assert space.parameters(some).shape == (1000,)
     c = dict(zip(space.distributions, some[7], strict=True))
     assert space.macs(some)[7] == counted_macs(space.prune(c), (torch.randn(1, 3, 32, 32),))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_attention_in_windows_is_traced_for_any_number_of_images(name: str) -> None:
+    kind = torchvision.models.swin_transformer
+    settings: dict[str, Any] = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+    if name == "swin_v2_t":
+        settings |= {"block": kind.SwinTransformerBlockV2, "downsample_layer": kind.PatchMergingV2}
+    model = randomise(kind.SwinTransformer(patch_size=[4, 4], num_classes=5, **settings))
+    x = torch.randn(2, 3, 32, 32)
+    space = PruningSpace(model, (x,))
+    assert list(space.traced) == [f"features.{stage}.{block}.attn" for stage in (1, 3) for block in (0, 1)]
+    highest = {group.name: found.high for group, found in zip(space.groups, space.distributions.values(), strict=True)}
+    assert space.sparsity(highest) > 0.95
+    for c in candidates(space, 3):
+        assert space.verify(c) <= 1e-9
+        small = space.prune(c).eval()
+        assert counted_parameters(small) == space.parameters(c)
+        with torch.no_grad():
+            torch.testing.assert_close(small(x[:1]), small(torch.cat([x, x[:1]]))[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ NAMES = {"traced_heads": "attention", "traced_blocks": "block", "traced_pieces":
 by_name = pytest.mark.parametrize("name", NAMES)
 
 
+@functools.cache  # nobody writes to a network that is pruned
 def made(name: str) -> tuple[PruningSpace, nn.Module, Tensor]:
     network = next(each for each in ZOO if each.name == name)
     model = randomise(network.build())
