@@ -195,7 +195,7 @@ def test_additive_start_is_the_best_of_all_points_of_a_small_lattice(seed: int, 
 
 def test_what_the_additive_start_misses_is_said() -> None:
     study = optuna.create_study()
-    with pytest.raises(ValueError, match=r"Expected the candidates of `additive_sweep.*no trial of the groups"):
+    with pytest.raises(ValueError, match=r"Expected the candidates of `additive_sweep.*no trial of the dense network"):
         additive_start(study, CONSTRAINT)
     with pytest.raises(ValueError, match="Expected `levels` to be an integer of at least 1, but got 0"):
         additive_sweep(CONSTRAINT, levels=0)

@@ -118,9 +118,9 @@ class Refit:
         if contraction.axis == 0:
             shape[0] *= contraction.groups
         matrices = contraction.matrices(rows).to(self.dtype)
-        solution = self._solution(stays, inputs, shared)
         of_kept, of_gone = matrices[:, :, :count], matrices[:, :, count:]
         with torch.autocast(weight.device.type, enabled=False):  # whatever the metric computes in
+            solution = self._solution(stays, inputs, shared)
             refitted = torch.baddbmm(of_kept, of_gone, solution[:, :count].mT)
             if bias is not None:
                 bias = bias + (of_gone @ solution[:, count:].mT).reshape(len(bias), -1).sum(1).to(bias.dtype)
