@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from studies.classifier import run as classifier
+from studies.controller import run as controller
 from studies.families import run as families
 from studies.mnist_autoencoder import tables as mnist_autoencoder
 from studies.peers import run as peers
 from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,3 +55,10 @@ def test_tables_of_the_families_are_made_of_the_results() -> None:
     lines = families.tables(rows)
     assert not missing(lines, ROOT / "studies/families/README.md")
     assert not [row["network"] for row in rows if row["verdict"] == "wrong"]
+
+
+@pytest.mark.parametrize("study", [controller, classifier], ids=["controller", "classifier"])
+def test_tables_of_parts_and_of_the_classifier_are_made_of_the_results(study: ModuleType) -> None:
+    lines = study.tables(Rows(study.COLUMNS, study.KEYS, study.FILE))
+    assert len(lines) > 20
+    assert not missing(lines, study.FILE.parent / "README.md")

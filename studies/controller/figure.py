@@ -29,7 +29,7 @@ def draw(rows: Rows, file: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.6), sharex=True, layout="constrained")
     targets = sorted({row["target"] for row in rows.where(part="target")})
     places = np.arange(len(targets))
     dense = {name: np.mean([row[name] for row in rows.where(part="dense")]) for name in ("test", "upright")}
@@ -46,6 +46,6 @@ def draw(rows: Rows, file: Path) -> None:
         axis.set(title=title, xlabel="removed", ylim=(0, 1.05))
         axis.set_xticks(places, [f"{target:.0%}" for target in targets])
     axes[0].axhline(0.95 * dense["test"], color="black", linewidth=0.8, linestyle="--", label="95 % of it")
-    axes[0].legend(fontsize=7, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     figure.savefig(file, dpi=120)
     plt.close(figure)
