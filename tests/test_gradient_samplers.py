@@ -78,7 +78,7 @@ def test_known_optima_are_reached(kind: type[ReplaySampler], name: str) -> None:
 
 @pytest.mark.parametrize(("chained", "interactions"), [(False, False), (True, True)])
 def test_many_groups_take_six_trials_each(chained: bool, interactions: bool) -> None:
-    """Within 1 % of the optimum, from nothing; what it costs to begin with a sweep is in `studies/samplers`."""
+    """Within 1 % of the optimum, from nothing: no sweep comes before."""
     problem = problem_of_many_groups(30, chained=chained, interactions=interactions)
     study = search(problem, SIMULTANEOUS(problem.constraint), 6 * 30)
     found = [np.array(list(trial.params.values())) for trial in study.trials if trial.constraints["sparsity"] <= 0]
