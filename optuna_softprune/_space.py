@@ -153,8 +153,7 @@ class PruningSpace:
         )
         names = [name for name, _ in self._model.named_parameters()]
         self._group_counts = {"parameters": parameter_count(self._network, names), "macs": mac_count(self._network)}
-        dense = np.array([group.size for group in self._network.groups], np.int64)
-        warn_of_macs(self._network, int(self._group_counts["macs"](dense)), macs)
+        warn_of_macs(self._network, int(self._group_counts["macs"](self._sizes)), macs)
         self._counts = {of: count.tied(self._owner) if tied else count for of, count in self._group_counts.items()}
         self._parts = parts(self._model, self._network, components)
         if named:

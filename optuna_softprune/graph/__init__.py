@@ -20,7 +20,7 @@ from optuna_softprune.graph._groups import (
     kept_indices,
 )
 from optuna_softprune.graph._meta import meta_copy, returned, shortcut
-from optuna_softprune.graph._network import digest, tensors, unwrapped
+from optuna_softprune.graph._network import digest, modes_kept, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._reasons import user_line
 from optuna_softprune.graph._refusal import NotExportableError, first_line
@@ -70,6 +70,7 @@ __all__ = [
     "map_tensors",
     "meta_copy",
     "mixed_axes",
+    "modes_kept",
     "operation_name",
     "parts",
     "region",

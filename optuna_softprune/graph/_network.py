@@ -1,7 +1,8 @@
-"""What the user hands over: unwrapped, checked, and its tensors by name."""
+"""What the user hands over: unwrapped, checked, its tensors by name, and left in the mode that it had."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from typing import TYPE_CHECKING
@@ -141,3 +142,14 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
             return True
         places.fill_(True)
     return False
+
+
+@contextlib.contextmanager
+def modes_kept(*models: nn.Module) -> Iterator[None]:
+    """Put back the mode of every module, whichever it is given meanwhile."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

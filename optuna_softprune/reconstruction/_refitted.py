@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optuna_softprune._errors import shorten
-from optuna_softprune.graph import digest, groups_of
+from optuna_softprune.graph import digest, groups_of, modes_kept
 from optuna_softprune.reconstruction._sliced import sliced
 from optuna_softprune.reconstruction._statistics import Measurement, statistics
 
@@ -104,7 +103,8 @@ class Refitted:
         measurement = Measurement({id(buffers[each.mean]): each.mean for each in stale})
         device = next(iter(buffers.values())).device.type
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            with _in_eval_mode(small):
+            with modes_kept(small):
+                small.eval()
                 for batch in self.inputs(small):
                     with measurement:
                         small(*batch)
@@ -124,15 +124,3 @@ class Refitted:
             by_reason.setdefault(reason, []).append(name)
         lines += [f"  not refitted, {reason}: {shorten(names)}" for reason, names in by_reason.items()]
         return lines
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Let all modules be in eval mode for a while."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

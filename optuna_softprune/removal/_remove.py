@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from optuna_softprune.graph import copy_with, kept_indices
+from optuna_softprune.graph import copy_with, kept_indices, modes_kept
 from optuna_softprune.plan import attach_later, plan_of, set_length
 from optuna_softprune.program import counted, install, written
 from optuna_softprune.reconstruction import Sliced, Solutions
@@ -62,7 +62,5 @@ def remove(
 
 def _say_mode_again(small: nn.Module) -> None:
     """Let modules forget what they keep for as long as their mode stays (LeViT: biases looked up at the old size)."""
-    modes = [(module, module.training) for module in small.modules()]
-    small.train(small.training)
-    for module, mode in modes:
-        module.training = mode
+    with modes_kept(small):
+        small.train(small.training)

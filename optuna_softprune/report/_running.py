@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from optuna_softprune._errors import ModeWarning
-from optuna_softprune.graph import unwrapped
+from optuna_softprune.graph import modes_kept, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,12 +52,9 @@ def plain(model: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def evaluating(*models: object) -> Iterator[None]:
     """Have networks in eval mode and gradients off, and put back what was; other callables are left alone."""
-    modes = [(each, each.training) for model in models if isinstance(model, nn.Module) for each in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    networks = [model for model in models if isinstance(model, nn.Module)]
+    with modes_kept(*networks), torch.no_grad():
+        for network in networks:
+            for module in network.modules():
+                module.training = False
+        yield
