@@ -1,4 +1,4 @@
-"""A search that goes on where it was: on networks of which one metric call takes a second, killed ones are dear."""
+"""A search of a study: it begins with some candidates, and where it is kept it goes on after a kill."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 import optuna
 
 from optuna_softprune import open_storage, recover, remaining_trials
-from studies.training import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from optuna_softprune import PruningObjective
+
+HEURISTICS = ("uniform", "local norm", "global norm")
 
 
 def searched(
     objective: PruningObjective,
     sampler: optuna.samplers.BaseSampler | None,
     first: Iterable[dict[str, float]],
-    calls: int,
-    name: str | None,
+    calls: int | None,
+    name: str | None = None,
+    journal: Path | None = None,
 ) -> optuna.Study:
     """Return a study that maximises a metric.
 
@@ -28,13 +31,15 @@ def searched(
         objective: What is searched.
         sampler: What proposes candidates behind the first.
         first: Candidates to begin with.
-        calls: How often the metric is called.
-        name: Under which the study is kept; None: it is not.
+        calls: How often the metric is called; None: until the sampler ends.
+        name: Under which the study is kept.
+        journal: Where; None: nowhere.
     """
-    WORK.mkdir(exist_ok=True)
+    if journal is not None:
+        journal.parent.mkdir(exist_ok=True)
     study = optuna.create_study(
         study_name=name,
-        storage=None if name is None else open_storage(WORK / f"{name}.journal"),
+        storage=None if journal is None else open_storage(journal),
         load_if_exists=True,
         direction="maximize",
         sampler=sampler,
@@ -42,5 +47,5 @@ def searched(
     recover(study)
     for c in first:
         study.enqueue_trial(c, skip_if_exists=True)
-    study.optimize(objective, n_trials=remaining_trials(study, calls))
+    study.optimize(objective, n_trials=None if calls is None else remaining_trials(study, calls))
     return study

@@ -1,19 +1,19 @@
-"""Torch-Pruning's networks of a wanted size, and those of the same units refitted."""
+"""Torch-Pruning's networks of a wanted size."""
 
 from __future__ import annotations
 
 import copy
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch_pruning
 from torch import nn
 
+from studies.peers.sizes import bisected, runs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from optuna_softprune import PruningSpace
     from studies.classifiers import Part
 
 BISECTIONS = 10
@@ -38,13 +38,11 @@ def by_torch_pruning(
         way: One of `WAYS`.
     """
     importance, everywhere = WAYS[way]
-    dense, found = size(model), list[tuple[float, int, nn.Module]]()
     gradients = torch.autograd.grad(
         nn.functional.cross_entropy(model(part.images), part.classes), list(model.parameters())
     )
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        ratio = (low + high) / 2
+
+    def pruned_at(ratio: float) -> nn.Module:
         small = copy.deepcopy(model)
         for parameter, gradient in zip(small.parameters(), gradients, strict=True):
             parameter.grad = gradient.clone()
@@ -54,22 +52,8 @@ def by_torch_pruning(
             ignored_layers=[last],
         ).step()  # fmt: skip
         small.zero_grad()
-        sparsity = 1 - size(small) / dense
-        found.append((abs(sparsity - target), len(found), small.eval()))
-        low, high = (ratio, high) if sparsity < target else (low, ratio)
-    return min(found)[2]
+        return small
 
-
-def with_units_of(small: nn.Module, model: nn.Module, space: PruningSpace) -> nn.Module:
-    """Return the network of `space` that keeps the units of another.
-
-    Units are known by a parameter with one number for each, which no tool changes: the weight of a batch norm.
-    """
-    ours, theirs = dict(model.named_parameters()), dict(small.named_parameters())
-    order, c = [], {}
-    for group in space.groups:
-        name = next(each.tensor for each in group.slices if each.tensor in ours and ours[each.tensor].ndim == 1)
-        kept = torch.isin(ours[name], theirs[name]).numpy()
-        order.append(np.argsort(kept, kind="stable"))
-        c[group.name] = 1 - kept.sum() / group.size
-    return space.with_order(order).prune(c)
+    return bisected(
+        pruned_at, lambda small: runs(small, part.images[:2]), size(model), target, size=size, bisections=BISECTIONS
+    )

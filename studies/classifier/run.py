@@ -25,10 +25,13 @@ from optuna_softprune import (
     SparsityConstraint,
 )
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
-from studies.classifier.peers import WAYS, by_torch_pruning, with_units_of
+from studies.classifier.peers import WAYS, by_torch_pruning
 from studies.classifiers import Digits, Part, accuracy, digits, halved, mnist, train, trained
 from studies.command import command
 from studies.intervals import mean
+from studies.peers.refitted import with_units_of
+from studies.peers.sizes import parameters
+from studies.searching import HEURISTICS, searched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +47,6 @@ TRAININGS, TARGETS = 3, (0.5, 0.7, 0.8)
 POINTS, SMALL_TARGETS = 0.005, (0.7, 0.8, 0.85, 0.9)
 CALLS = 40
 TUNING_STEPS, TUNING_RATE = 50, 1e-3
-HEURISTICS = ("uniform", "local norm", "global norm")
 OURS = "finite differences, refitted"
 
 Coefficients = dict[str, float]
@@ -99,11 +101,6 @@ class Case:
         return int(counter.get_total_flops()) // 2
 
 
-def parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def case(seed: int, data: Digits, quick: bool) -> Case:
     """Return a trained network with its search spaces."""
     model = trained(seed, data)
@@ -118,10 +115,8 @@ def case(seed: int, data: Digits, quick: bool) -> Case:
 def search(of: Case, space: PruningSpace, constraint: SparsityConstraint) -> Coefficients:
     """Return the best coefficients that finite differences find, which begin with the heuristics."""
     objective = PruningObjective(space, of.metrics, constraint, objectives=("score",))
-    study = optuna.create_study(direction="maximize", sampler=FiniteDifferenceSampler(constraint))
-    for c in baselines(space, constraint).values():
-        study.enqueue_trial(c, skip_if_exists=True)
-    study.optimize(objective, n_trials=of.calls)
+    first = baselines(space, constraint).values()
+    study = searched(objective, FiniteDifferenceSampler(constraint), first, of.calls)
     return space.coefficients(study.best_trial.params)
 
 

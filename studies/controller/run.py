@@ -28,6 +28,7 @@ from studies.command import command
 from studies.controller import figure
 from studies.controller.agent import Agent, acted, noise_for, replayed, trained
 from studies.intervals import mean
+from studies.searching import HEURISTICS, searched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,6 @@ SMALL_TARGETS = (0.95, 0.97, 0.98, 0.985)
 CALLS = 30
 METRIC_SEED, LOOK_SEED, TEST_SEED = 10_000, 5_000_000, 9_000_000  # of episodes; none is seen twice
 OURS = "finite differences, refitted"
-HEURISTICS = ("uniform", "local norm", "global norm")
 LOOKS = 10
 
 Coefficients = dict[str, float]
@@ -126,10 +126,7 @@ def search(of: Case, space: PruningSpace, constraint: SparsityConstraint, sample
     """Return the coefficients with the highest reward of a search, which begins with the heuristics."""
     # The metric is noisy, and no two of its inputs are the same.
     objective = PruningObjective(space, of.reward, constraint, objectives=("reward",), reuse=False, cache_bytes=0)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for c in baselines(space, constraint).values():
-        study.enqueue_trial(c, skip_if_exists=True)
-    study.optimize(objective, n_trials=of.calls)
+    study = searched(objective, sampler, baselines(space, constraint).values(), of.calls)
     return space.coefficients(study.best_trial.params)
 
 

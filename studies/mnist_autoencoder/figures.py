@@ -12,7 +12,8 @@ from torch import nn
 
 from optuna_softprune import PruningSpace
 from studies.autoencoders import trained
-from studies.mnist_autoencoder.methods import HEURISTICS, REFITTED, RIDGE, orders, refitting
+from studies.mnist_autoencoder.methods import REFITTED, RIDGE, orders, refitting
+from studies.searching import HEURISTICS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 from torch import nn
 
 from optuna_softprune import (
@@ -14,14 +12,10 @@ from optuna_softprune import (
     Calibration,
     LeastSquares,
     Magnitude,
-    PruningObjective,
     PruningSpace,
     ReconstructionError,
     SparsityConstraint,
     Taylor,
-    open_storage,
-    recover,
-    remaining_trials,
 )
 from optuna_softprune.samplers import (
     FeasibleGridSampler,
@@ -31,15 +25,12 @@ from optuna_softprune.samplers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from optuna.trial import FrozenTrial
     from torch import Tensor
 
     from optuna_softprune import Importance
 
-HEURISTICS = ("uniform", "local norm", "global norm")
 CALLS = {"fully connected": 300, "convolutional": 200, "fully convolutional": 200}
 # A GP's own time grows with the cube of the trials.
 GP_CALLS = 100
@@ -92,25 +83,3 @@ def sampler_of(name: str, space: PruningSpace, constraint: SparsityConstraint, s
         "exhaustive grid": lambda: FeasibleGridSampler(space, constraint, levels=levels),
     }
     return samplers[name]()
-
-
-def searched(
-    objective: PruningObjective, sampler: BaseSampler, calls: int, name: str, journal: Path,
-    starts: Sequence[dict[str, float]],
-) -> list[FrozenTrial]:  # fmt: skip
-    """Return the complete trials of a search, taken up in its journal where it stopped; `starts` come first."""
-    study = optuna.create_study(
-        study_name=name,
-        storage=open_storage(journal),
-        sampler=sampler,
-        direction="maximize",
-        load_if_exists=True,
-    )
-    recover(study)
-    for c in starts:
-        study.enqueue_trial(c, skip_if_exists=True)
-    if isinstance(sampler, FeasibleGridSampler):
-        study.optimize(objective)
-    else:
-        study.optimize(objective, n_trials=remaining_trials(study, calls))
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna.trial import TrialState
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
-from optuna_softprune.samplers import baselines
+from optuna_softprune.samplers import FeasibleGridSampler, baselines
 from studies.autoencoders import NETWORKS, Images, digits, mnist, psnr, trained
 from studies.command import run
 from studies.mnist_autoencoder import figures
 from studies.mnist_autoencoder.methods import (
     CALLS,
     GP_CALLS,
-    HEURISTICS,
     LEVELS,
     MORE_SEARCHES,
     REFITTED,
@@ -29,9 +29,9 @@ from studies.mnist_autoencoder.methods import (
     orders,
     refitting,
     sampler_of,
-    searched,
 )
 from studies.mnist_autoencoder.tables import TRAININGS, VALUES, Tables, summary, tables_in, times
+from studies.searching import HEURISTICS, searched
 from studies.training import WORK
 
 if TYPE_CHECKING:
@@ -165,7 +165,9 @@ def search(case: Case, method: str, tables: Tables, journal: Path, calls: int, l
     objective = PruningObjective(space, lambda network: psnr(network, case.images.validation), constraint)
     found = baselines(space, constraint)
     starts = [] if method in WITHOUT_START else [found[name] for name in (*HEURISTICS, "nearest")]
-    trials = searched(objective, sampler, calls, f"{method} {case.target:.0%}", journal, starts)
+    left = None if isinstance(sampler, FeasibleGridSampler) else calls
+    study = searched(objective, sampler, starts, left, f"{method} {case.target:.0%}", journal)
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = max(trials, key=metric_if_feasible)
     tables.convergence.keep(*improvements(case, method, trials))
     tables.coefficients.keep(*shares(case, space, method, space.coefficients(best.params)))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import ttest_rel
 
-from studies.mnist_autoencoder.methods import HEURISTICS, MORE_SEARCHES, REFITTED, SEARCHES
+from studies.mnist_autoencoder.methods import MORE_SEARCHES, REFITTED, SEARCHES
 from studies.rows import Row, Rows
+from studies.searching import HEURISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

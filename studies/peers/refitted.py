@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,20 +16,18 @@ if TYPE_CHECKING:
 def with_units_of(small: nn.Module, model: nn.Module, space: PruningSpace) -> nn.Module:
     """Return the network of `space` that keeps the units of another.
 
-    Units are known by their biases, which no tool changes or puts in another order; of those whose biases are equal the
-    first is taken. A unit of several biases in a row, as a head, is kept when all of them are.
+    Units are known by a parameter with one axis, a bias or the weight of a norm, which no tool changes or puts in
+    another order; of those whose values are equal the first is taken. A unit of several values, as a head, is kept when
+    all of them are.
 
     Raises:
         ValueError: If the other takes units apart.
     """
+    ours, theirs = dict(model.named_parameters()), dict(small.named_parameters())
     order, c = [], {}
     for group in space.groups:
-        dense = torch.as_tensor(model.get_submodule(group.name).bias)
-        left = torch.as_tensor(small.get_submodule(group.name).bias)
-        values = _kept(dense.tolist(), left.tolist())
-        if len(dense) % group.size:
-            raise ValueError(f"units of {group.name} are taken apart")
-        units = values.reshape(group.size, -1)
+        slices = next(each for each in group.slices if each.tensor in ours and ours[each.tensor].ndim == 1)
+        units = _kept(ours[slices.tensor].tolist(), theirs[slices.tensor].tolist())[slices.indices]
         kept = units.all(1)
         if (units.any(1) != kept).any():
             raise ValueError(f"units of {group.name} are taken apart")

@@ -25,14 +25,14 @@ from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies.autoencoders import Images, digits, mnist, psnr, train, trained
 from studies.command import command
-from studies.mnist_autoencoder.methods import CALLS, HEURISTICS, REFITTED, RIDGE, orders, refitting
+from studies.mnist_autoencoder.methods import CALLS, REFITTED, RIDGE, orders, refitting
 from studies.mnist_autoencoder.tables import TRAININGS, interval
 from studies.peers.refitted import with_units_of
+from studies.peers.sizes import bisected, parameters, runs
+from studies.searching import HEURISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from torch import Tensor
 
     from studies.rows import Rows
 
@@ -41,7 +41,6 @@ TARGETS = (0.5, 0.7)
 COLUMNS = ["network", "seed", "target", "method"]
 COLUMNS += ["sparsity", "psnr_validation", "psnr", "psnr_tuned", "calls", "seconds", "note"]
 SHOWN = (("sparsity", 3), ("psnr", 2), ("psnr_tuned", 2))
-BISECTIONS = 15
 TUNING_STEPS, TUNING_RATE = 200, 1e-3
 OURS = "finite differences"
 REFIT = ("best heuristic, refitted", REFITTED)
@@ -53,11 +52,6 @@ TORCH_PRUNING = {
 }
 # A method returns the smaller network and how often it called the metric.
 Pruned = tuple[nn.Module, int]
-
-
-def parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def by_torch_pruning(model: nn.Module, images: Images, target: float, name: str, *, everywhere: bool) -> Pruned:
@@ -79,42 +73,6 @@ def by_torch_pruning(model: nn.Module, images: Images, target: float, name: str,
         return small
 
     return bisected(pruned_at, lambda small: runs(small, images.calibration[:2]), parameters(model), target), 0
-
-
-def bisected(
-    pruned_at: Callable[[float], nn.Module], works: Callable[[nn.Module], bool], dense: int, target: float
-) -> nn.Module:
-    """Return the network whose sparsity of parameters is nearest to the target, of bisected ratios of channels.
-
-    Args:
-        pruned_at: Ratio of channels -> network.
-        works: Whether a network computes anything.
-        dense: The number of parameters of the dense network.
-        target: Sparsity of parameters.
-
-    Raises:
-        RuntimeError: None of the networks runs.
-    """
-    best, (low, high) = None, (0.0, 1.0)
-    for _ in range(BISECTIONS):
-        ratio = (low + high) / 2
-        small = pruned_at(ratio)
-        sparsity = 1 - parameters(small) / dense
-        if works(small) and (best is None or abs(sparsity - target) < abs(best[0] - target)):
-            best = sparsity, small
-        low, high = (ratio, high) if sparsity < target else (low, ratio)
-    if best is None:
-        raise RuntimeError("none of the networks runs")
-    return best[1].eval()
-
-
-def runs(model: nn.Module, *inputs: Tensor) -> bool:
-    """Whether a network computes anything: Torch-Pruning leaves the sizes in `nn.Unflatten` as they are."""
-    try:
-        model(*inputs)
-    except RuntimeError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch_pruning
 
-from studies.peers.run import bisected, parameters, runs
+from studies.peers.sizes import bisected, parameters, runs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

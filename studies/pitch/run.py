@@ -23,11 +23,12 @@ from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies.command import command
 from studies.intervals import mean
 from studies.peers.refitted import with_units_of
-from studies.peers.run import parameters
+from studies.peers.sizes import parameters
 from studies.pitch import peers
 from studies.pitch.data import Frames, frames, speaks
 from studies.pitch.network import Crepe, accuracy, closeness, errors, folder, pretrained, stand_in
-from studies.searching import searched
+from studies.searching import HEURISTICS, searched
+from studies.training import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +45,6 @@ CALLS = {0.5: 10, 0.7: 16, 0.8: 24, 0.9: 24, TINY: 40}
 COUNTS = {"calibration": 256, "validation": 128, "test": 300}
 RIDGE = 1e-3
 HOP_MS = 10.0  # a frame each, as torchcrepe does
-HEURISTICS = ("uniform", "local norm", "global norm")
 OURS = "search with refitting"
 
 
@@ -123,7 +123,8 @@ def found(case: Case, target: float, calls: int) -> nn.Module:
     objective = PruningObjective(case.refitted, case.metric, constraint)
     first = [c for name, c in baselines(case.refitted, constraint).items() if name in HEURISTICS]
     name = None if case.name is None else f"{case.name} {target}"
-    return objective.best_model(searched(objective, FiniteDifferenceSampler(constraint), first, calls, name))
+    sampler, journal = FiniteDifferenceSampler(constraint), None if name is None else WORK / f"{name}.journal"
+    return objective.best_model(searched(objective, sampler, first, calls, name, journal))
 
 
 def measured(network: nn.Module, data: Data) -> Row:

@@ -25,8 +25,9 @@ from optuna_softprune import (
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 from studies import autoencoders, classifiers
 from studies.command import command
-from studies.mnist_autoencoder.methods import HEURISTICS, RIDGE, refitting
+from studies.mnist_autoencoder.methods import RIDGE, refitting
 from studies.mnist_autoencoder.tables import TRAININGS, interval
+from studies.searching import HEURISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

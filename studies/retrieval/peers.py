@@ -10,7 +10,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from studies.peers.run import bisected, parameters, runs
+from studies.peers.sizes import bisected, parameters, runs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,11 +22,12 @@ from optuna_softprune.samplers import FiniteDifferenceSampler, additive_start, a
 from studies.command import command
 from studies.intervals import mean
 from studies.peers.refitted import with_units_of
-from studies.peers.run import parameters
+from studies.peers.sizes import parameters
 from studies.retrieval import peers
 from studies.retrieval.data import PACKAGES, drawn, embeddings, rank_correlation, recall
 from studies.retrieval.network import Encoder, pretrained, stand_in
-from studies.searching import searched
+from studies.searching import HEURISTICS, searched
+from studies.training import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,6 @@ SEEDS, TARGETS = 3, (0.2, 0.3, 0.4)
 COUNTS = {"calibration": 256, "validation": 200, "test": 500}
 LEVELS, CALLS = 4, 24
 OURS = "search with refitting"
-HEURISTICS = ("uniform", "local norm", "global norm")
 Coefficients = dict[str, float]
 
 
@@ -65,7 +65,7 @@ class Case:
 
     def __init__(self, encoder: Encoder, seed: int, quick: bool) -> None:
         self.network, self._quick = encoder.network, quick
-        self.name = None if quick else f"retrieval {seed}"
+        self._name = None if quick else f"retrieval {seed}"
 
         def part(name: str, seed: int) -> Part:
             packages = ("optuna",) if quick else PACKAGES[name]
@@ -87,6 +87,11 @@ class Case:
         """Return recall@10 on validation sentences."""
         return recall(embeddings(small, *self.validation.inputs), self.validation.dense)
 
+    def place(self, search: str) -> tuple[str | None, Path | None]:
+        """Return the name under which a search is kept, and where; None if it is not."""
+        name = f"{self._name} {search}"
+        return (name, WORK / f"{name}.journal") if self._name else (None, None)
+
     def constraint(self, space: PruningSpace, target: float) -> SparsityConstraint:
         """Return the target, within half a percent; small networks have few sizes."""
         return SparsityConstraint(space, target, tolerance=0.03 if self._quick else 0.005)
@@ -96,7 +101,7 @@ def swept(case: Case) -> optuna.Study:
     """Return a study of the network pruned in one group at a time, which serves every target."""
     candidates = additive_sweep(case.constraint(case.refitted, TARGETS[0]), levels=LEVELS)
     objective = PruningObjective(case.refitted, case.metric)
-    return searched(objective, None, candidates, len(candidates), case.name and f"{case.name} sweep")
+    return searched(objective, None, candidates, len(candidates), *case.place("sweep"))
 
 
 def found(case: Case, target: float, sweep: optuna.Study, calls: int) -> tuple[Coefficients, Coefficients]:
@@ -105,8 +110,7 @@ def found(case: Case, target: float, sweep: optuna.Study, calls: int) -> tuple[C
     start = additive_start(sweep, constraint)
     first = [start, *(c for name, c in baselines(case.refitted, constraint).items() if name in HEURISTICS)]
     objective = PruningObjective(case.refitted, case.metric, constraint)
-    name = case.name and f"{case.name} {target}"
-    study = searched(objective, FiniteDifferenceSampler(constraint), first, calls, name)
+    study = searched(objective, FiniteDifferenceSampler(constraint), first, calls, *case.place(f"{target}"))
     return start, case.refitted.coefficients(study.best_trial.params)
 
 
