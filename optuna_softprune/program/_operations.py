@@ -11,7 +11,6 @@ from optuna_softprune.graph import rule_of
 
 GETITEM = "getitem"
 PREFIX = "aten."
-NAMED = ("dtype", "layout", "memory_format")
 
 
 def is_plain(operation: Any) -> bool:

@@ -22,7 +22,6 @@ class Made(NamedTuple):
     kwargs: dict[str, Any] = {}  # noqa: RUF012
 
 
-Maker = "Callable[[], Made]"
 VOCABULARY, TOKENS = 100, 12
 
 
