@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import time
 from collections import Counter
 from typing import Any
 
@@ -88,6 +89,32 @@ def test_threads_share_the_grid(jobs: int) -> None:
     counts = Counter(proposed(study))
     assert set(counts.values()) == {1}
     assert len(counts) == len(sampler)
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+@pytest.mark.parametrize("failures", [0, 1])
+def test_threads_leave_no_trial_without_a_point_at_the_end(
+    jobs: int, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna_softprune.samplers import _claiming
+
+    monkeypatch.setattr(_claiming, "WAIT_S", 0.1)  # however long the last point takes
+    sampler = FeasibleGridSampler(SMALL, CONSTRAINT, levels=4)
+    assert len(sampler) > jobs
+    last = sampler.point(len(sampler) - 1)
+    tried = itertools.count()
+
+    def slow_at_the_end(trial: optuna.Trial) -> float:
+        if tuple(SMALL.suggest(trial).values()) != last:
+            return 0.0
+        time.sleep(0.5)  # nothing is left for the other threads, unless this fails
+        return float("nan") if next(tried) < failures else 1.0
+
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(slow_at_the_end, n_jobs=jobs)
+    states = Counter(trial.state for trial in study.trials)
+    assert states == {TrialState.COMPLETE: len(sampler)} | ({TrialState.FAIL: failures} if failures else {})
+    assert tuple(study.best_params[name] for name in SMALL.lattice.names) == last
 
 
 def test_point_whose_metric_failed_is_tried_twice_and_then_counted_as_failed() -> None:

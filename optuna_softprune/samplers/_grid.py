@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ from optuna.trial import TrialState
 
 from optuna_softprune._log import LOGGER
 from optuna_softprune.coefficients import SparsityConstraint, feasible_points
-from optuna_softprune.samplers._claiming import ClaimingSampler
+from optuna_softprune.samplers._claiming import POLL_S, ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, claim_of
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
     shared by workers at any time; points that other samplers left behind count. A point that a pruner stopped is done;
     one whose metric failed is tried twice. Parameters of the user's own are drawn at random.
 
+    Threads of `n_jobs` end with the last point. A worker in a process of its own that asks while the last points are
+    evaluated elsewhere waits ten seconds for them, and then leaves a PRUNED trial without parameters behind: Optuna
+    has no other way to give a trial back.
+
     Args:
         space: The search space.
         constraint: Only points that meet it are proposed; all of them without.
@@ -57,6 +64,7 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
     ) -> None:
         self.constraint = constraint
         self._lattice = space.lattice
+        self._jobs = _Jobs()
         super().__init__(self._lattice.names, self._lattice.sizes.tolist(), self._lattice.highest, seed=0)
         counts = _level_counts(levels, self._lattice.names)
         grid = [
@@ -96,10 +104,34 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
     def _begin(self, study: optuna.Study, history: History) -> _Progress:
         return _Progress(self._points.tolist(), history)
 
+    def reseed_rng(self) -> None:
+        """Wait, in a thread of `n_jobs`, while the others evaluate the last points: no trial is begun in vain.
+
+        Optuna calls it before each trial of such a thread, and then looks whether the study was stopped.
+        """
+        self._jobs.note_thread()
+        while (study := self._jobs.study()) is not None:
+            with self._lock:
+                progress = self._met(study)
+                if progress.has_free():
+                    return
+                progress.learn(progress.history.read(study))
+                over, free = progress.is_over(), progress.has_free()
+            if over:
+                self._stop(study)
+            if over or free or not self._jobs.running:
+                return
+            time.sleep(POLL_S)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Note what runs here."""
+        self._jobs.begin(study, trial.number)
+
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Stop the study when this was the last point."""
+        self._jobs.end(trial.number)
         with self._lock:
             progress = self._met(study)
             if claim_of(trial) is not None and progress.has_free():  # when this trial began: so it was not the last
@@ -109,6 +141,40 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
             last = progress.remaining == int(settles)
         if last:
             self._stop(study)
+
+
+class _Jobs:
+    """Trials that threads of `n_jobs` evaluate here; those that somebody asked for by hand may never end.
+
+    Attributes:
+        running: Their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.running: set[int] = set()
+        self._thread = threading.local()
+        self._study: weakref.ref[optuna.Study] | None = None
+
+    def __reduce__(self) -> tuple[type[_Jobs], tuple[()]]:
+        return _Jobs, ()
+
+    def note_thread(self) -> None:
+        """Take the thread that calls for one of `n_jobs`."""
+        self._thread.is_job = True
+
+    def study(self) -> optuna.Study | None:
+        """Return the study of the last trial that was begun."""
+        return None if self._study is None else self._study()
+
+    def begin(self, study: optuna.Study, number: int) -> None:
+        """Note a trial, if it is of `n_jobs`."""
+        self._study = weakref.ref(study)
+        if getattr(self._thread, "is_job", False):
+            self.running.add(number)
+
+    def end(self, number: int) -> None:
+        """Forget a trial."""
+        self.running.discard(number)
 
 
 class _Progress:
