@@ -16,19 +16,21 @@ import optuna
 import pytest
 import torch
 from checks import counted_macs, counted_parameters
-from optuna.artifacts import FileSystemArtifactStore
-from test_visualization import MODEL, SPACE, X, error, searched
+from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
+from test_visualization import CONSTRAINT, MODEL, SPACE, X, error, searched
 from torch import nn
 
-from optuna_softprune import PruningObjective, Requirement, SparsityConstraint, open_storage
+from optuna_softprune import PruningObjective, Requirement, SparsityConstraint, load_pruned, open_storage
 from optuna_softprune.dashboard import DashboardCallback, note, publish
 from optuna_softprune.dashboard._publish import FIGURES
 from optuna_softprune.samplers import ProjectedSampler
+from optuna_softprune.shipping import read_plan
 from optuna_softprune.visualization import plot_sparsity, sparsity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+OBJECTIVE = PruningObjective(SPACE, error, CONSTRAINT, directions=("minimize",))
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -64,7 +66,7 @@ def test_note_says_what_is_searched_and_what_was_found() -> None:
 def test_callback_keeps_to_its_share_of_the_time() -> None:
     study = searched()
     begin = time.monotonic()
-    callback = DashboardCallback(SPACE, share=0.05)
+    callback = DashboardCallback(OBJECTIVE, share=0.05)
     spent, trial = 0.0, study.trials[-1]
     while time.monotonic() - begin < 3:
         before = time.monotonic()
@@ -80,7 +82,7 @@ def test_callback_keeps_to_its_share_of_the_time() -> None:
 def test_what_goes_wrong_is_said_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("no folder")
     study = searched()
-    callback = DashboardCallback(SPACE, draw=drawn, artifact_store=FileSystemArtifactStore(tmp_path / "file"))
+    callback = DashboardCallback(OBJECTIVE, draw=drawn, artifact_store=FileSystemArtifactStore(tmp_path / "file"))
     optuna.logging.enable_propagation()
     callback.update(study)
     callback.update(study)
@@ -91,7 +93,39 @@ def test_what_goes_wrong_is_said_once_and_stops_nothing(tmp_path: Path, caplog: 
 @pytest.mark.parametrize(("settings", "words"), [({"share": 0}, "share"), ({"draw": drawn}, "together")])
 def test_wrong_settings_are_said(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        DashboardCallback(SPACE, **settings)
+        DashboardCallback(OBJECTIVE, **settings)
+    with pytest.raises(TypeError, match="Expected `objective` to be a `PruningObjective`, but got PruningSpace"):
+        DashboardCallback(SPACE)  # type: ignore[arg-type]
+
+
+def test_file_of_the_best_network_is_kept_once_and_loaded_elsewhere(tmp_path: Path) -> None:
+    storage, store = open_storage(tmp_path / "search.journal"), FileSystemArtifactStore(tmp_path)
+    values = iter([0.5, 3.0, 5.0, 1.0])  # of the dense network and of three trials
+
+    def finish(model: nn.Module) -> None:
+        nn.init.constant_(next(model.parameters()), 0.5)
+
+    def metric(model: nn.Module) -> float:
+        error(model)
+        return next(values)
+
+    objective = PruningObjective(SPACE, metric, CONSTRAINT, directions=("minimize",), finish=finish)
+    sampler = ProjectedSampler(optuna.samplers.RandomSampler(seed=0), CONSTRAINT)
+    study = optuna.create_study(storage=storage, study_name="kept", sampler=sampler)
+    study.optimize(objective, n_trials=2, callbacks=[DashboardCallback(objective, share=1, artifact_store=store)])
+    assert not get_all_artifact_meta(study)  # networks are large: their files are kept when that is asked for
+    for _ in range(2):  # another process finds what the first has kept
+        DashboardCallback(objective, draw=drawn, artifact_store=store).update(study)
+    study.optimize(objective, n_trials=1)
+    DashboardCallback(objective, artifact_store=store).update(study)
+    kept = {artifact.filename: artifact.artifact_id for artifact in get_all_artifact_meta(study)}
+    assert list(kept) == ["trial-0.png", "trial-0.safetensors", "trial-2.safetensors"]
+    file = tmp_path / "small.safetensors"
+    download_artifact(artifact_store=store, artifact_id=kept["trial-2.safetensors"], file_path=str(file))
+    small, best = load_pruned(file, MODEL), objective.best_model(study)
+    assert torch.equal(small(X), best(X))
+    assert next(small.parameters()).unique().tolist() == [0.5]
+    assert read_plan(file).study["metrics"] == {"metric": 1.0}
 
 
 def test_several_objectives_have_figures_each() -> None:
@@ -156,7 +190,7 @@ def page(tmp_path: Path) -> Iterator[Any]:
     study.add_trials(before.trials)
     (tmp_path / "artifacts").mkdir()
     store = FileSystemArtifactStore(tmp_path / "artifacts")
-    DashboardCallback(SPACE, draw=drawn, artifact_store=store).update(study)
+    DashboardCallback(OBJECTIVE, draw=drawn, artifact_store=store).update(study)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -134,6 +134,11 @@ class PruningObjective:
         self._making = threading.Lock()
         self._evaluators: weakref.WeakKeyDictionary[PruningSpace, Evaluator] = weakref.WeakKeyDictionary()
 
+    @property
+    def space(self) -> PruningSpace:
+        """The search space."""
+        return self._space
+
     def __call__(self, trial: optuna.trial.BaseTrial) -> float | tuple[float, ...]:
         """Evaluate one candidate."""
         if not isinstance(trial, optuna.Trial):

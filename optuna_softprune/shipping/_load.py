@@ -25,6 +25,11 @@ def load_pruned(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Nothing is unpickled, and no name in the file reaches outside of the network. What a module holds besides
     parameters and buffers is that of `model`; what is known of it is compared.
 
+    The digest in the file finds damage: bytes that changed on the way. It does not tell who wrote the file, since
+    whoever changes one can write a digest that fits. A forged file runs no code and makes no other structure than that
+    of `model`, smaller; but its weights, and so what the network answers, are its writer's choice. Where that matters,
+    compare a checksum or signature of the file that came another way.
+
     Args:
         path: The file.
         model: The dense network as it is built, with any weights. It is only read.
