@@ -12,6 +12,7 @@ from studies.controller import run as controller
 from studies.families import run as families
 from studies.mnist_autoencoder import tables as mnist_autoencoder
 from studies.peers import run as peers
+from studies.pitch import run as pitch
 from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
 
@@ -34,12 +35,15 @@ def test_tables_of_the_autoencoders_are_made_of_the_results() -> None:
     assert all(abs(row["sparsity"] - row["target"]) <= 0.005 + 1e-5 for row in chosen)
 
 
-@pytest.mark.parametrize("readme", ["studies/peers/README.md", "README.md"])
-def test_tables_of_the_peers_are_made_of_the_results(readme: str) -> None:
+def test_tables_of_the_peers_are_made_of_the_results() -> None:
     rows = Rows(peers.COLUMNS, 4, ROOT / "studies/peers/results.csv")
-    lines = peers.first_screen(rows) if readme == "README.md" else [*peers.summary(rows), *peers.leads(rows)]
-    assert len(lines) > 5
-    assert not missing(lines, ROOT / readme)
+    assert not missing([*peers.summary(rows), *peers.leads(rows)], ROOT / "studies/peers/README.md")
+
+
+def test_tables_of_the_pitch_tracker_are_made_of_the_results() -> None:
+    rows = Rows(pitch.COLUMNS, 3, pitch.FILE)
+    assert not missing(pitch.tables(rows), ROOT / "studies/pitch/README.md")
+    assert not missing(pitch.first_screen(rows), ROOT / "README.md")
 
 
 def test_tables_of_reconstruction_are_made_of_the_results() -> None:

@@ -298,21 +298,9 @@ def leads(rows: Rows) -> list[str]:
     return [*lines, ""]
 
 
-def first_screen(rows: Rows) -> list[str]:
-    """Return the short table of the project's own README: the fully connected autoencoder, PSNR."""
-    methods = ("dense", *TORCH_PRUNING, *list(FASTNAS), "uniform", "best heuristic of any order", OURS, *REFIT)
-    head = " | ".join(f"{target:.0%} removed" for target in TARGETS)
-    lines = [f"| PSNR in dB, test images | {head} |", "| --- |" + " --- |" * len(TARGETS)]
-    for method in methods:
-        found = rows.where(network="fully connected", method=method, note="")
-        cells = [[row["psnr"] for row in found if row["target"] == target] for target in TARGETS]
-        lines.append(f"| {method} | {' | '.join(f'{np.mean(each):.2f}' if each else 'fails' for each in cells)} |")
-    return lines
-
-
 def tables(rows: Rows) -> list[str]:
-    """Return the study's tables, and the one of the project's own README."""
-    return [*summary(rows), *leads(rows), *first_screen(rows)]
+    """Return the study's tables."""
+    return [*summary(rows), *leads(rows)]
 
 
 def measure_all(rows: Rows, quick: bool) -> None:

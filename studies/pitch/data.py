@@ -73,13 +73,28 @@ def frames(count: int, seed: int, *, spoken: bool) -> Frames:
         at = rng.permutation(sorted(voiced))[:FRAMES_A_PIECE]
         noisy = _with_noise(sound, NOISE[piece // round(1 / SPOKEN) % len(NOISE)], rng)
         for start in at:
-            frame = noisy[start : start + FRAME]
-            found.append((frame - frame.mean()) / frame.std())
-            pitches.append(1200 * np.log2(voiced[start] / 10))
+            found.append(noisy[start : start + FRAME])
+            pitches.append(voiced[start])
         piece += 1
-    return Frames(
-        torch.tensor(np.stack(found[:count]), dtype=torch.float32), torch.tensor(pitches[:count], dtype=torch.float32)
-    )
+    return _as_frames(found[:count], pitches[:count])
+
+
+def melody(seed: int) -> list[Frames]:
+    """Return one sung piece at each of the noises, its frames in their order, 16 ms apart."""
+    pieces = []
+    for place, noise in enumerate(NOISE):
+        rng = np.random.default_rng([seed, place])
+        sound, voiced = _sung(rng)
+        noisy = _with_noise(sound, noise, rng)
+        pieces.append(_as_frames([noisy[start : start + FRAME] for start in voiced], list(voiced.values())))
+    return pieces
+
+
+def _as_frames(sounds: list[Samples], pitches: list[float]) -> Frames:
+    """Return stretches of sound as the network reads them, with pitches in Hz as cents."""
+    frames = np.stack([(each - each.mean()) / each.std() for each in sounds])
+    cents = 1200 * np.log2(np.array(pitches) / 10)
+    return Frames(torch.tensor(frames, dtype=torch.float32), torch.tensor(cents, dtype=torch.float32))
 
 
 def _sung(rng: np.random.Generator) -> tuple[Samples, dict[int, float]]:

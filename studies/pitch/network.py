@@ -86,14 +86,19 @@ def _renamed(key: str) -> str:
     return f"{kind}.{int(layer[4]) - 1}.{parameter}"
 
 
-def errors(network: nn.Module, data: Frames) -> Tensor:
-    """Return how far pitches are off (N,), in cents: the mean around the highest salience, weighted by salience."""
+def pitches(network: nn.Module, frames: Tensor) -> Tensor:
+    """Return pitches (N,) in cents above 10 Hz: the mean around the highest salience, weighted by salience."""
     with torch.no_grad():
-        salience: Tensor = network(data.frames)
+        salience: Tensor = network(frames)
     near = salience.argmax(1, keepdim=True) + torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     weights = salience.gather(1, near.clamp(0, PITCHES - 1)) * ((near >= 0) & (near < PITCHES))
     cents: Tensor = (weights * (LOWEST + CENTS_A_PITCH * near)).sum(1) / weights.sum(1)
-    return (cents - data.cents).abs()
+    return cents
+
+
+def errors(network: nn.Module, data: Frames) -> Tensor:
+    """Return how far pitches are off (N,), in cents."""
+    return (pitches(network, data.frames) - data.cents).abs()
 
 
 def accuracy(off: Tensor) -> float:

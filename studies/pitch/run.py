@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
 from tqdm import tqdm
 
@@ -24,16 +25,27 @@ from studies.command import command
 from studies.intervals import mean
 from studies.peers.refitted import with_units_of
 from studies.peers.sizes import parameters
-from studies.pitch import peers
-from studies.pitch.data import Frames, frames, speaks
-from studies.pitch.network import Crepe, accuracy, closeness, errors, folder, pretrained, stand_in
+from studies.pitch import figure, peers
+from studies.pitch.data import Frames, frames, melody, speaks
+from studies.pitch.network import (
+    CHANNELS,
+    Crepe,
+    accuracy,
+    closeness,
+    errors,
+    folder,
+    pitches,
+    pretrained,
+    stand_in,
+)
+from studies.rows import Rows
 from studies.searching import HEURISTICS, searched
 from studies.training import WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from studies.rows import Row, Rows
+    from studies.rows import Row
 
 FILE = Path(__file__).parent / "results.csv"
 COLUMNS = ["seed", "target", "method", "sparsity", "parameters", "validation", "accuracy", "cents"]
@@ -46,6 +58,12 @@ COUNTS = {"calibration": 256, "validation": 128, "test": 300}
 RIDGE = 1e-3
 HOP_MS = 10.0  # a frame each, as torchcrepe does
 OURS = "search with refitting"
+PEER = "Torch-Pruning, L2, global"
+# What the picture shows: networks of this target and the first seed, and a melody that nothing else has heard.
+PICTURED = 0.8
+MELODY = 3000
+FIRST = (0.7, 0.8, 0.9)  # targets that the README shows first
+TRACKS = ["piece", "frame", "true", "dense", PEER, OURS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +178,46 @@ def measure(rows: Rows, quick: bool) -> None:
             case = Case(dense, data, *((0.03, None) if quick else (0.005, f"pitch {seed}")))
             for target in missing:
                 of_target(rows, case, (seed, target), 6 if quick else CALLS[target])
+    if not quick:
+        tracks = Rows(TRACKS, 2, FILE.with_name("tracks.csv"))
+        if not list(tracks):
+            listened(rows, tracks)
+        figure.draw(tracks, *pictured(rows), FILE.with_name("before_and_after.png"))
+
+
+def listened(rows: Rows, tracks: Rows) -> None:
+    """Keep the pitches in Hz that the dense network and two of a fifth of its size hear in a melody."""
+    data = data_of(0, quick=False)
+    case = Case(pretrained("full"), data, 0.005, None)
+    (ours,) = rows.where(seed=0, target=PICTURED, method=OURS)
+    units = zip(CHANNELS["full"], str(ours["kept"]).split(), strict=True)
+    left = {f"convolutions.{i}": 1 - int(kept) / size for i, (size, kept) in enumerate(units)}
+    heard = {
+        "dense": case.network,
+        PEER: peers.by_torch_pruning(case.network, data.test.frames, PICTURED, everywhere=peers.METHODS[PEER]),
+        OURS: case.refitted.prune(left),
+    }
+    for piece, frames_of in enumerate(melody(MELODY)):
+        hertz = {"true": frames_of.cents} | {name: pitches(each, frames_of.frames) for name, each in heard.items()}
+        hertz = {name: 10 * 2 ** (each / 1200) for name, each in hertz.items()}
+        for frame in range(len(frames_of.cents)):
+            tracks.keep({"piece": piece, "frame": frame} | {name: each[frame].item() for name, each in hertz.items()})
+
+
+def pictured(rows: Rows) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return the channels of the dense and of our network, and titles of the networks that are listened to."""
+    (ours,) = rows.where(seed=0, target=PICTURED, method=OURS)
+    layers = {"dense": list(CHANNELS["full"]), OURS: [int(each) for each in str(ours["kept"]).split()]}
+
+    def right(method: str, target: float) -> str:
+        share = np.mean([row["accuracy"] for row in rows.where(method=method, target=target)])
+        return f"{100 * share:.0f} % of frames right"
+
+    return layers, {
+        "dense": f"CREPE, 22 million parameters\n{right('full', 0.0)}",
+        PEER: f"{100 * PICTURED:.0f} % removed by norms (Torch-Pruning)\n{right(PEER, PICTURED)}",
+        OURS: f"{100 * PICTURED:.0f} % removed by optuna_softprune\n{right(OURS, PICTURED)}",
+    }
 
 
 def of_target(rows: Rows, case: Case, key: tuple[int, float], calls: int) -> None:
@@ -173,6 +231,18 @@ def of_target(rows: Rows, case: Case, key: tuple[int, float], calls: int) -> Non
         if small is not None:
             row |= {"sparsity": 1 - parameters(small) / parameters(case.network), **measured(small, case.data)}
         rows.keep(row)
+
+
+def first_screen(rows: Rows) -> list[str]:
+    """Return the table in Markdown of what the README shows first."""
+    lines = ["| % of frames right | " + " | ".join(f"{100 * target:.0f} % removed" for target in FIRST) + " |"]
+    lines.append("| --- |" + " --- |" * len(FIRST))
+    shares = {
+        method: [[100 * row["accuracy"] for row in rows.where(method=method, target=target)] for target in FIRST]
+        for method in (*peers.METHODS, *HEURISTICS, *(f"{name}, refitted" for name in HEURISTICS), OURS)
+    }
+    shares = {"dense": [[100 * row["accuracy"] for row in rows.where(method="full", seed=0)]] * len(FIRST)} | shares
+    return [*lines, *(f"| {name} | {' | '.join(mean(each, 1) for each in row)} |" for name, row in shares.items())]
 
 
 def tables(rows: Rows) -> list[str]:
