@@ -23,6 +23,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return what makes a search space the one that a study belongs to, as JSON; each value is below 60 kB.
 
+    They are compared in this order, what follows from others last.
+
     Args:
         model: The dense network.
         groups: Its groups.
@@ -33,10 +35,10 @@ def fingerprint(
     return {
         "groups": _brief({group.name: group.size for group in groups}),
         "components": _brief(sorted({name for group in groups for name in group.components})),
-        "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
         "weights": digest(model),
         "counts": dict(counts),
         **{name: _without_addresses(text) for name, text in settings.items()},
+        "widths": _brief([int(levels[-1]) for levels in lattice.levels]),
     }
 
 

@@ -347,18 +347,18 @@ def test_sampler_with_another_constraint_is_refused() -> None:
 
 
 OTHERS: dict[str, tuple[Callable[[], PruningObjective], str]] = {
-    "other sizes": (lambda: _objective(PruningSpace(network(width=13), (X,))), r"its groups differs.*13"),
-    "other weights": (lambda: _objective(PruningSpace(network(seed=1), (X,))), r"its weights differs"),
+    "other sizes": (lambda: _objective(PruningSpace(network(width=13), (X,))), r"they differ in their groups.*13"),
+    "other weights": (lambda: _objective(PruningSpace(network(seed=1), (X,))), r"they differ in their weights"),
     "other order": (
         lambda: _objective(PruningSpace(MODEL, (X,), importance=Magnitude(p=1))),
-        r"its importance differs: the study has \"Magnitude\(p=2\)\", this search has \"Magnitude\(p=1\)\"",
+        r"they differ in their importance: the study has \"Magnitude\(p=2\)\", this search has \"Magnitude\(p=1\)\"",
     ),
-    "other target": (lambda: _objective(SPACE, target=0.6), r"its constraint differs: .*0.4.*0.6"),
+    "other target": (lambda: _objective(SPACE, target=0.6), r"they differ in their constraint: .*0.4.*0.6"),
     "other metric names": (
         lambda: PruningObjective(SPACE, both, CONSTRAINT, objectives=("quality",)),
-        r"its objective differs: .*\"metric\".*\"quality\"",
+        r"they differ in their objective: .*\"metric\".*\"quality\"",
     ),
-    "other widths": (lambda: _objective(PruningSpace(MODEL, (X,), min_units=2)), r"its widths differs"),
+    "other widths": (lambda: _objective(PruningSpace(MODEL, (X,), min_units=2)), r"they differ in their widths"),
 }
 
 

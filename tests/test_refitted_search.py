@@ -146,7 +146,7 @@ def test_study_is_not_continued_with_another_reconstruction(other: LeastSquares 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     study.optimize(PruningObjective(REFITTED, loss), n_trials=1)
     space = PruningSpace(DEEP, (X,), importance=ReconstructionError(CALIBRATION), reconstruction=other)
-    with pytest.raises(StudyMismatchError, match=r"its reconstruction differs: the study has \"LeastSquares"):
+    with pytest.raises(StudyMismatchError, match=r"they differ in their reconstruction: the study has \"LeastSquares"):
         study.optimize(PruningObjective(space, loss), n_trials=1)
     assert len(study.trials) == 1 or study.trials[0].value is not None
 

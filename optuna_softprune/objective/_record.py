@@ -1,8 +1,9 @@
 """What a study keeps of its space: the public, stable format, schema 1.
 
-Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `importance`,
-`counts` (parameters and multiply-accumulates of the dense network), `order:<i>`, `constraint`, `objective`, `dense`,
-`metric` (the name of the metric's function), `formula` (of the parameters, `Count.to_dict`; left out where it is long).
+Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `counts`
+(parameters and multiply-accumulates of the dense network), `importance`, `reconstruction`, `tied`, `widths`,
+`order:<i>`, `constraint`, `objective`, `dense`, `metric` (the name of the metric's function), `formula` (of the
+parameters, `Count.to_dict`; left out where it is long).
 In a trial: `sparsity` (of what the constraint counts), `parameters`, `macs`, `feasible`, `role`, `iteration`,
 `failure`, `interrupted`, and `candidate`: units kept of each group, all named metrics, and what identifies the space
 and its order of units.
@@ -43,6 +44,8 @@ CONSTRAINT = f"{PREFIX}constraint"
 METRIC_NAME = f"{PREFIX}metric"
 COUNTS_OF_DENSE = f"{PREFIX}counts"
 FORMULA = f"{PREFIX}formula"
+# What a study is found to differ in, where that is not called as its key.
+DIFFER = {"schema": "stored format", "tied": "tied groups"}
 # MySQL keeps values of up to 65,535 bytes.
 CHUNK = 50_000
 
@@ -86,7 +89,8 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
     for key, value in mine.items():
         if held.get(f"{PREFIX}{key}") != _plain(value):
             raise StudyMismatchError(
-                f"Expected study {study.study_name!r} to belong to this search, but its {key} differs: the study has "
+                f"Expected study {study.study_name!r} to belong to this search, but they differ in their "
+                f"{DIFFER.get(key, key)}: the study has "
                 f"{_short(held.get(f'{PREFIX}{key}'))}, this search has {_short(value)}. Use another study name, or "
                 "the model and settings that the study was made with."
             )
