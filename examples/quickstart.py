@@ -15,17 +15,18 @@ from tqdm import trange
 import optuna_softprune as sp
 from optuna_softprune.samplers import FiniteDifferenceSampler, baselines
 
+torch.set_num_threads(1)  # the fastest for so small a network
+torch.manual_seed(0)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+training, validation, held_out = torch.tensor(load_digits().images).float()[:, None].div(16).tensor_split((1200, 1500))
 
-def psnr(model: nn.Module, images: Tensor) -> float:
+
+def psnr(model: nn.Module, images: Tensor = validation) -> float:
     """Return the peak signal-to-noise ratio of reconstructions, in dB."""
     with torch.no_grad():
         return -10 * math.log10((model(images) - images).square().mean().item())
 
 
-torch.set_num_threads(1)  # the fastest for so small a network
-torch.manual_seed(0)
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-training, validation, held_out = torch.tensor(load_digits().images).float()[:, None].div(16).tensor_split((1200, 1500))
 first, second = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3, stride=2, padding=1)
 linear = [nn.Flatten(), nn.Linear(32 * 16, 64), nn.ReLU(), nn.Linear(64, 16)]  # a code of 16 numbers
 encoder = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), *linear)
@@ -53,18 +54,16 @@ print(space, flush=True)
 networks: dict[str, nn.Module] = {"digits": nn.Identity(), "dense": model}
 for step, name, target in ((3, "50%", 0.5), (4, "70%", 0.7)):
     constraint = sp.SparsityConstraint(space, target)
-    objective = sp.PruningObjective(space, lambda network: psnr(network, validation), constraint)
-    storage, sampler = sp.open_storage("quickstart.journal"), FiniteDifferenceSampler(constraint)
-    study = optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
-    )
+    objective = sp.PruningObjective(space, psnr, constraint)
+    db, sampler = sp.open_storage("quickstart.journal"), FiniteDifferenceSampler(constraint)
+    study = optuna.create_study(storage=db, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True)
     sp.recover(study)
-    for c in (heuristics := baselines(space, constraint)).values():
-        study.enqueue_trial(c, skip_if_exists=True)  # the first trials: what is found is at least as good
+    for heuristic, c in (heuristics := baselines(space, constraint)).items():  # what is found is at least as good
+        study.enqueue_trial(c, user_attrs={"softprune:role": heuristic}, skip_if_exists=True)
     left = sp.remaining_trials(study, 200)
     print(f"{step}. Remove {name}: {left} of 200 trials left" + ", nothing to do" * (left == 0), flush=True)
     study.optimize(objective, n_trials=left, show_progress_bar=left > 0)
-    networks |= {f"{name} {heuristic}": space.prune(c) for heuristic, c in heuristics.items()}
+    networks |= {f"{name} {each}": space.prune(c) for each, c in heuristics.items()}
     sp.save_pruned(objective.best_model(study), f"digits-{target}.safetensors")
     networks[f"{name} found"] = sp.load_pruned(f"digits-{target}.safetensors", model)  # into any dense one, anywhere
 print(f"\n{'network':24}{'sparsity':>9}{'parameters':>12}{'PSNR in dB':>12}   (held-out images)")

@@ -39,14 +39,14 @@ def counted_macs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.no_grad(),
-            warnings.catch_warnings(action="ignore"),
-            sdpa_kernel(SDPBackend.MATH),
-            torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
-            FlopCounterMode(display=False) as counter,
-        ):
-            model(*args, **(kwargs or {}))
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
+                FlopCounterMode(display=False) as counter,
+            ):
+                model(*args, **(kwargs or {}))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops() / 2

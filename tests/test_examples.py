@@ -55,6 +55,9 @@ def test_quickstart_beats_the_baselines_and_resumes(tmp_path: Path) -> None:
         study = optuna.load_study(study_name=target, storage=open_storage(tmp_path / "quickstart.journal"))
         heuristics, others = study.trials[:5], study.trials[5:]
         assert all("fixed_params" in trial.system_attrs for trial in heuristics)
+        names = [trial.user_attrs["softprune:role"] for trial in heuristics]
+        assert names == ["uniform", "local norm", "global norm", "nearest", "random"]
+        assert study.user_attrs["softprune:metric"] == "psnr"
         assert max(trial.value for trial in others) > max(trial.value for trial in heuristics)
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     small = load_file(tmp_path / "digits-0.7.safetensors")
@@ -191,4 +194,4 @@ def test_quickstart_killed_ten_times_loses_nothing(tmp_path: Path, storage: str)
     now = completed()
     assert {key: now[key] for key in known} == known
     names = [name for name, _ in now]
-    assert {name: names.count(name) for name in names} == {"digits 50%": 200, "digits 70%": 200}
+    assert {name: names.count(name) for name in names} == {"50%": 200, "70%": 200}

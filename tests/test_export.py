@@ -144,7 +144,8 @@ def expect_all_that_the_dense_network_can(model: nn.Module, inputs: Inputs, fold
     }
     done = {}
     for name, way in ways.items():
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             try:
                 way(model)
                 done[name] = True

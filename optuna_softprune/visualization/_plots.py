@@ -23,6 +23,8 @@ OWN = ("#cc79a7", "#e69f00", "#56b4e9", "#785ef0", "#000000", "#8c564b")
 SYMBOLS = ("diamond", "square", "triangle-up", "triangle-down", "pentagon", "hexagon")
 # Room of an axis on each side of what is on it, as a share of its range.
 MARGIN = 0.08
+# Trials of a heat map that are numbered, so that numbers of five digits do not touch at 800 pixels.
+NUMBERED_TRIALS = 12
 # Pixels in which a bar and what is written behind it can be read.
 HEIGHT_OF_A_GROUP = 26
 
@@ -55,7 +57,7 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
     figure = go.Figure(heat)
     networks = "network" if len(found.trials) == 1 else f"{len(found.trials)} networks"
     _lay_out(figure, f"What the {networks} with the best {found.name} leave out", "trial, best first", "")
-    figure.update_xaxes(type="category", nticks=min(len(found.trials), 25), tickangle=0)
+    figure.update_xaxes(type="category", nticks=min(len(found.trials), NUMBERED_TRIALS), tickangle=0)
     _of_groups(figure, found.groups)
     return figure
 

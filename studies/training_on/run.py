@@ -75,7 +75,7 @@ def refitted_space(model: nn.Module, images: Tensor) -> PruningSpace:
 def of_teacher(
     rows: Rows,
     case: tuple[str, int, float],
-    model: nn.Module,
+    dense: Callable[[], nn.Module],
     images: tuple[Tensor, Tensor],
     loss_of: Callable[[nn.Module, Tensor], Tensor],
     measures: dict[str, Callable[[nn.Module], float]],
@@ -86,7 +86,7 @@ def of_teacher(
     Args:
         rows: What is kept.
         case: Network, seed and target.
-        model: The dense network.
+        dense: Returns the dense network.
         images: To train on, and to calibrate and measure errors on.
         loss_of: (network, rows of the images) -> loss of the network's own task.
         measures: Name of the part of the data -> metric.
@@ -113,6 +113,7 @@ def of_teacher(
     missing = [(method, rate) for method in methods for rate in RATES if ("teacher", *case, method, rate) not in rows]
     if not missing:
         return
+    model = dense()
     space = refitted_space(model, calibration)
     c = baselines(space, SparsityConstraint(space, case[2], tolerance=0.03))["uniform"]
     small = space.prune(c)
@@ -134,8 +135,8 @@ def of_autoencoder(rows: Rows, images: autoencoders.Images, case: tuple[str, int
     def loss_of(network: nn.Module, picked: Tensor) -> Tensor:
         return nn.functional.mse_loss(network(images.training[picked]), images.training[picked])
 
-    model = autoencoders.trained(case[0], case[1], images)
-    of_teacher(rows, case, model, (images.training, images.calibration), loss_of, measures, quick)
+    dense = functools.partial(autoencoders.trained, case[0], case[1], images)
+    of_teacher(rows, case, dense, (images.training, images.calibration), loss_of, measures, quick)
 
 
 def of_classifier(rows: Rows, data: classifiers.Digits, case: tuple[str, int, float], quick: bool) -> None:
@@ -148,8 +149,8 @@ def of_classifier(rows: Rows, data: classifiers.Digits, case: tuple[str, int, fl
     def loss_of(network: nn.Module, picked: Tensor) -> Tensor:
         return nn.functional.cross_entropy(network(data.training.images[picked]), data.training.classes[picked])
 
-    model = classifiers.trained(case[1], data)
-    of_teacher(rows, case, model, (data.training.images, data.calibration), loss_of, measures, quick)
+    dense = functools.partial(classifiers.trained, case[1], data)
+    of_teacher(rows, case, dense, (data.training.images, data.calibration), loss_of, measures, quick)
 
 
 def of_metric(rows: Rows, images: autoencoders.Images, case: tuple[str, int, float], quick: bool) -> None:
