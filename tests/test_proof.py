@@ -334,3 +334,45 @@ def test_sizes_are_proven_where_the_forward_pass_asks_for_values() -> None:
         "b.bias",
         "head.weight",
     }
+
+
+class Hidden(nn.Module):
+    """Widths that are numbers, each followed by an operation that makes a constant of one unit."""
+
+    def __init__(self, erase: Callable[[Tensor], Tensor], *codes: int) -> None:
+        super().__init__()
+        self.erase, self.stem = erase, nn.Linear(3, 6)
+        widths = [6, *codes, 5]
+        self.codes = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths[:-1]))
+        self.wide, self.head = nn.Linear(codes[-1], 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for code in self.codes:
+            x = self.erase(code(x / x.shape[1]))
+        y: Tensor = self.head(torch.relu(self.wide(x)))
+        return y
+
+
+ERASING: dict[str, Callable[[Tensor], Tensor]] = {
+    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "group norm": lambda x: F.group_norm(x, 1),
+    "root mean square": lambda x: F.rms_norm(x, x.shape[1:], eps=0.0),
+    "instance norm": lambda x: F.instance_norm(x[:, None]).squeeze(1),
+    "softmax": lambda x: x.softmax(1),
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "centred": lambda x: x - x.mean(1, keepdim=True),
+    "by hand": lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt(),
+}
+FAST = [("layer norm", (2,)), ("layer norm", (3, 3)), ("group norm", (2,)), ("softmax", (2,)), ("by hand", (2,))]
+ALL = [(name, codes) for codes in [(2,), (3, 3), (3, 4, 3)] for name in ERASING]
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"), [each if each in FAST else pytest.param(*each, marks=pytest.mark.slow) for each in ALL], ids=str
+)
+def test_what_is_a_constant_of_one_unit_hides_nothing(name: str, codes: tuple[int, ...]) -> None:
+    model = randomise(Hidden(ERASING[name], *codes))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (x,))
+    assert_every_candidate_is_right(space, model, x)

@@ -2,7 +2,13 @@
 
 from optuna_softprune.graph._components import REST, component_of, component_paths, parts
 from optuna_softprune.graph._copy import copy_with, let_go, map_tensors, to_working, working_copy
-from optuna_softprune.graph._dependences import CONTRACTIONS, dependences, groups_of, value_dependences
+from optuna_softprune.graph._dependences import (
+    CONTRACTIONS,
+    dependences,
+    groups_of,
+    normalised_groups,
+    value_dependences,
+)
 from optuna_softprune.graph._discover import discover
 from optuna_softprune.graph._export import ExportedGraph, export, export_training, working_dtypes
 from optuna_softprune.graph._faithful import expect_copies_to_be_alike
@@ -71,6 +77,7 @@ __all__ = [
     "meta_copy",
     "mixed_axes",
     "modes_kept",
+    "normalised_groups",
     "operation_name",
     "parts",
     "region",

@@ -136,6 +136,10 @@ def has_rule(node: Node) -> bool:
     return rule_of(node.target) is not None
 
 
+# Rule of what relates the elements along some axes to each other -> which argument states the axes.
+STATISTICS: dict[Rule | None, int] = {mixing.reduction: 1, mixing.accumulation: 1, mixing.norm_reduction: 2}
+
+
 def mixed_axes(node: Node) -> Sequence[int]:
     """Return the axes along which an operation relates elements to each other, but for what a contraction sums."""
     name, rule = operation_name(node), rule_of(node.target)
@@ -143,6 +147,4 @@ def mixed_axes(node: Node) -> Sequence[int]:
         rank, weight = node.meta["val"].dim(), node.args[1]
         n = weight.meta["val"].dim() - 2 if isinstance(weight, Node) else int(name[-2])
         return range(rank - n, rank)
-    if rule in (mixing.reduction, mixing.accumulation):
-        return mixing.mixed_axes(node, 1)
-    return mixing.mixed_axes(node, 2) if rule is mixing.norm_reduction else ()
+    return mixing.mixed_axes(node, STATISTICS[rule]) if rule in STATISTICS else ()

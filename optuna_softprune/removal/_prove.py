@@ -2,7 +2,7 @@
 
 Sizes are proven on shapes alone (`_fit`), decisions by widths by arithmetic (`_branches`). What is left is values: the
 removed network against the masked one where groups keep different numbers of units, where they keep equally many,
-and where they keep the fewest.
+where they keep the fewest, and where what is normalised over few units hides nothing (`_draws`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from optuna_softprune._errors import ExportError, VerificationWarning
 from optuna_softprune.graph import Bound, first_line, user_line
 from optuna_softprune.program import follows_units
 from optuna_softprune.removal._branches import keep_branches
+from optuna_softprune.removal._draws import all_levels, allowed, draws, random_units
 from optuna_softprune.removal._findings import Findings
 from optuna_softprune.removal._fit import let_any_widths_fit, let_fewest_fit
 from optuna_softprune.removal._shapes import Shapes
 from optuna_softprune.removal._verify import LEAST_RESPONSE, tolerance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from optuna_softprune.graph import Group, Kept, Network
     from optuna_softprune.removal._findings import Levels
     from optuna_softprune.removal._verify import Comparison, Verifier
-    from optuna_softprune.removal._widths import IntArray
 
     # Line of code -> names of the groups whose width it makes a number of.
     Uses = Mapping[str, frozenset[str]]
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
 FAILS = "the removed network fails"
 # Numbers in 16 bytes in half precision: some operations take only rows that are a multiple (grouped matrix products).
 ROW = 8
-
-
-def all_levels(size: int) -> IntArray:
-    """Return that a group may keep any number of its units but none."""
-    return np.arange(1, size + 1)
 
 
 def prove(verifier: Verifier, network: Network, levels: Levels = all_levels) -> Network:
@@ -96,56 +91,6 @@ def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findin
     return findings, uses
 
 
-def apart(groups: Iterable[Group], levels: Levels = all_levels) -> dict[str, int]:
-    """Return units kept by group name, about half of each; groups of one size keep different numbers where they can."""
-    random = np.random.default_rng(0)
-    kept: dict[str, int] = {}
-    taken: dict[int, set[int]] = {}
-    for group in groups:
-        allowed = _allowed(group, levels)
-        middle = allowed[(4 * allowed > group.size) & (4 * allowed < 3 * group.size)]
-        middle = middle if len(middle) else allowed[:-1] if len(allowed) > 1 else allowed
-        used = taken.setdefault(group.size, set())
-        fresh = [count for count in middle.tolist() if count not in used]
-        kept[group.name] = int(random.choice(fresh or middle))
-        used.add(kept[group.name])
-    return kept
-
-
-def alike(groups: Sequence[Group], levels: Levels) -> dict[str, int]:
-    """Return units kept by group name: all groups as wide as the narrowest can be, as far as they can."""
-    common = max(1, min(group.size for group in groups) - 1)
-    allowed = {group.name: _allowed(group, levels) for group in groups}
-    return {name: int(each[np.searchsorted(each, common).clip(max=len(each) - 1)]) for name, each in allowed.items()}
-
-
-def fewest(groups: Iterable[Group], levels: Levels) -> dict[str, int]:
-    """Return units kept by group name: as few as they can."""
-    return {group.name: int(_allowed(group, levels)[0]) for group in groups}
-
-
-def _allowed(group: Group, levels: Levels) -> IntArray:
-    found = levels(group.size)
-    whole = (found % group.multiple == 0) | (found == group.size)
-    allowed: IntArray = found[whole & (found >= group.least)]
-    return allowed
-
-
-def random_units(network: Network, kept: Mapping[str, int]) -> Kept:
-    """Return which units stay (units,) if so many random ones of some groups do; the other groups are whole."""
-    random = np.random.default_rng(0)
-    stays = np.ones(network.units, bool)
-    for group in network.groups:
-        order = group.first_unit + random.permutation(group.size)
-        stays[order[kept.get(group.name, group.size) :]] = False
-    return stays
-
-
-def random_part(network: Network) -> Kept:
-    """Return which units stay (units,) if a random part of each group does, about half."""
-    return random_units(network, apart(network.groups))
-
-
 def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, uses: Uses) -> Network:
     """Return the network with every group protected that, removed, is not what it is masked.
 
@@ -189,13 +134,12 @@ def _in_whole_rows(group: Group, failure: str, levels: Levels) -> Group | None:
     if group.multiple > 1 or not failure.startswith(FAILS):
         return None
     aligned = replace(group, multiple=ROW, why_bounded=failure)
-    return aligned if len(_allowed(aligned, levels)) > 1 else None
+    return aligned if len(allowed(aligned, levels)) > 1 else None
 
 
 def _failure(verifier: Verifier, network: Network, groups: Sequence[Group], levels: Levels) -> str:
     """Return what goes wrong when units of `groups` are removed, or an empty string."""
-    draws = (apart(groups, levels), alike(groups, levels), fewest(groups, levels))
-    for draw, kept in enumerate(draws):
+    for draw, kept in enumerate(draws(network, groups, levels)):
         if problem := _problem(verifier, network, random_units(network, kept), draw):
             return problem
     return ""
