@@ -279,6 +279,18 @@ def test_plan_says_where_a_network_comes_from(norms: PruningSpace, tmp_path: Pat
     assert json.loads(json.dumps(plan.to_dict())) == plan.to_dict()
 
 
+def test_plan_is_printed_as_a_table(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    save_pruned(PruningSpace(model, (torch.randn(2, 3),)).prune({"0": 0.25}), tmp_path / "small")
+    *lines, made = str(read_plan(tmp_path / "small")).splitlines()
+    assert lines == [
+        "Sequential: 38 of 50 numbers kept, in 4 parameters and buffers",
+        "  group  units kept  removed",
+        "  0          6 of 8    0.250",
+    ]
+    assert made.startswith("made with optuna_softprune ")
+
+
 def test_metric_may_save_the_network_that_it_is_given(norms: PruningSpace, tmp_path: Path) -> None:
     (x,) = zoo("norms").inputs()
 
@@ -415,6 +427,7 @@ class Broken:
                 small = load_pruned(file, zoo("bottleneck").build())
         except PrunedFileError:
             return True
+        assert all(line.isprintable() for line in str(read_plan(file)).splitlines())
         for name, tensor in small.state_dict().items():
             assert torch.equal(tensor, self.small.state_dict()[name])
         for path, module in small.named_modules():
@@ -485,7 +498,24 @@ def renamed(value: Any, path: tuple[Any, ...], name: str) -> Any:
 
 
 JUNK: tuple[Any, ...] = (
-    *(None, True, 0, 1, 2, -1, 1.5, 2**31, 2**62, 10**400, float("nan"), "", "..", "../../etc/passwd", "__class__"),
+    *(
+        None,
+        True,
+        0,
+        1,
+        2,
+        -1,
+        1.5,
+        2**31,
+        2**62,
+        10**400,
+        float("nan"),
+        "",
+        "..",
+        "../../etc/passwd",
+        "__class__",
+        "\x1b[2J",
+    ),
     *("forward", [], [0], [2**62], [-1], {}, {"": 0}, {"__class__": [1, 2]}, [[[]]]),
 )
 
@@ -495,7 +525,7 @@ def test_a_forged_plan_is_refused_or_the_network_is_right(broken: Broken, every:
     """Whoever edits the plan and makes the digest fit gets no other weights, and reaches nothing but stated sizes."""
     edits = [replaced(broken.plan, path, junk) for path in leaves(broken.plan) for junk in JUNK]
     keys = [path for path in leaves(broken.plan) if path and isinstance(path[-1], str)]
-    edits += [renamed(broken.plan, path, name) for path in keys for name in ("", "..", "__class__", "decoder.forward")]
+    edits += [renamed(broken.plan, path, name) for path in keys for name in ("", "..", "__class__", "\x1b[2J")]
     some = edits[::every]
     assert len(some) > 500
     refused = sum(broken.refused_or_right(broken.forged(plan)) for plan in some)

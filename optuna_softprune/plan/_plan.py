@@ -19,8 +19,11 @@ Schema 1:
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from optuna_softprune._table import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +67,7 @@ class ModuleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What was removed from a dense network to give a smaller one.
+    """What was removed from a dense network to give a smaller one; `print` it.
 
     Attributes:
         model: Name of the network's class.
@@ -90,6 +93,24 @@ class Plan:
     def coefficients(self) -> dict[str, float]:
         """Group -> the fraction of its units that was removed."""
         return {name: 1 - kept / units for name, (units, kept) in self.groups.items()}
+
+    def __str__(self) -> str:
+        """Return the groups as a table, and where the network comes from."""
+        dense = sum(math.prod(cut.shape) for cut in self.tensors.values())
+        small = sum(math.prod(cut.small_shape) for cut in self.tensors.values())
+        rows = [
+            (_shown(name), f"{kept:,} of {units:,}", f"{self.coefficients[name]:.3f}")
+            for name, (units, kept) in self.groups.items()
+        ]
+        lines = [
+            f"{_shown(self.model)}: {small:,} of {dense:,} numbers kept, in {len(self.tensors)} parameters and buffers",
+            *aligned([("group", "units kept", "removed"), *rows], "<>>"),
+        ]
+        if self.traced:
+            lines.append(f"runs its own graph: {', '.join(map(_shown, self.traced))}")
+        lines += [f"{_shown(key)}: {json.dumps(value)}" for key, value in self.study.items()]
+        made = ", ".join(f"{_shown(package)} {_shown(version)}" for package, version in self.versions.items())
+        return "\n".join([*lines, f"made with {made}"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values that are JSON."""
@@ -120,3 +141,8 @@ class Plan:
     def text(self) -> str:
         """Return the plan as JSON."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
+
+
+def _shown(name: str) -> str:
+    """Return a name from a file that anybody may have written, fit for a terminal."""
+    return name if name.isprintable() else ascii(name)
