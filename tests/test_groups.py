@@ -344,6 +344,35 @@ def test_regions_under_contexts_of_torch_are_pruned_and_counted(outer: bool, inn
         assert space.verify(c) < (0.1 if outer or inner else 1e-3)
 
 
+class Dead(torch.nn.Module):
+    """A region reads what dead code reads too: torch then forgets one of the two."""
+
+    def __init__(self, dead_region: bool) -> None:
+        super().__init__()
+        self.dead_region = dead_region
+        self.stem, self.mid, self.head = torch.nn.Linear(3, 8), torch.nn.Linear(8, 6), torch.nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        if self.dead_region:
+            with torch.enable_grad():
+                torch.relu(self.mid(y))
+        else:
+            y.view_as(y).relu()
+        with torch.autocast("cpu", enabled=False):
+            y = torch.relu(self.mid(y))
+        z: torch.Tensor = self.head(y)
+        return z
+
+
+@pytest.mark.parametrize("dead_region", [False, True])
+def test_a_region_may_read_what_dead_code_reads(dead_region: bool) -> None:
+    model, x = randomise(Dead(dead_region)), torch.randn(4, 3)
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.size) for group in space.groups] == [("stem", 8), ("mid", 6)]
+    assert_removed_equals_masked(space, model, (x,))
+
+
 class Auxiliary(torch.nn.Module):
     """A second head that only train mode uses; dropout and batch norm on its way."""
 

@@ -22,6 +22,10 @@ REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 def inline_regions(module: GraphModule) -> None:
     """Replace, in place, each region of a graph by its operations; those under autocast keep its settings as meta."""
     graph = module.graph
+    for node in graph.nodes:
+        # torch 2.14 forgets a user of what dead code has read too, when it drops that; a graph is edited by its users.
+        for source in node.all_input_nodes:
+            source.users.setdefault(node)
     for node in list(graph.nodes):
         position = REGIONS.get(operation_name(node)) if node.op == "call_function" else None
         if position is None:
