@@ -203,6 +203,18 @@ def test_dense_network_is_only_read_and_shares_nothing(small: nn.Module, tmp_pat
     assert not hasattr(model, "softprune_plan")
 
 
+def test_loaded_network_has_memory_of_its_own(small: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_pruned(small, path)
+    loaded = load_pruned(path, zoo("norms").build())
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    held = [tensor.untyped_storage() for tensor in loaded.state_dict().values()]
+    assert [each.nbytes() for each in held] == [each.nbytes for each in loaded.state_dict().values()]
+    assert len({each.data_ptr() for each in held}) == len(held)
+    path.write_bytes(bytes(path.stat().st_size))  # the file is written over in its place
+    torch.testing.assert_close(loaded.state_dict(), before, rtol=0, atol=0)
+
+
 def test_frozen_and_tied_are_as_the_dense_network_is_built(tmp_path: Path) -> None:
     for name in ("frozen_stem", "tied_weight"):
         space = PruningSpace(randomise(zoo(name).build()), zoo(name).inputs())

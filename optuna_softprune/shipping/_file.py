@@ -80,7 +80,8 @@ def read(path: Path) -> PrunedFile:
             metadata = file.metadata() or {}
             text = _text_of(path, metadata)
             names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
+            # Memory of their own: what the reader gives is a view of the file, which others may write to.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except PrunedFileError:
         raise
     except Exception as error:  # whatever the reader says of bytes that are none of a safetensors file
