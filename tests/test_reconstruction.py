@@ -329,6 +329,57 @@ def test_statistics_of_batches_are_pooled() -> None:
     torch.testing.assert_close(small[3].running_var, read.var(0, correction=0))
 
 
+def normed(x: torch.Tensor, batches: list[Any]) -> tuple[Any, Any]:
+    """Return a network whose units are all there twice, and the same without one of each pair."""
+    model = double(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    with torch.no_grad():
+        model[0].weight[4:], model[0].bias[4:] = model[0].weight[:4], model[0].bias[:4]
+    calibration = Calibration(batches)
+    space = PruningSpace(
+        model,
+        (x[:2],),
+        importance=ReconstructionError(calibration, ridge=1e-9),
+        reconstruction=LeastSquares(calibration, ridge=1e-9),
+        ignored=["2"],
+    )
+    return model, space.prune({"0": 0.5})
+
+
+def test_statistics_of_a_few_samples_are_corrected_to_those_of_all() -> None:
+    """Exactly, where the smaller network computes what the dense one does; samples come sorted here."""
+    x = inputs(1000, 3)
+    x = x[x[:, 0].argsort()]
+    model, small = normed(x, [(part,) for part in x.split(90)])
+    read = model[:3](x)
+    torch.testing.assert_close(small[3].running_mean, read.mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(small[3].running_var, read.var(0, correction=0), rtol=1e-6, atol=1e-6)
+
+
+def test_statistics_do_not_depend_on_how_samples_are_batched() -> None:
+    x = inputs(300, 3)
+    one, many = (normed(x, batches)[1] for batches in ([(x,)], [(part,) for part in x.split(7)]))
+    torch.testing.assert_close(one[3].running_var, many[3].running_var, rtol=1e-9, atol=1e-9)
+
+
+class Fifties(nn.Sequential):
+    """Takes 50 samples, no more and no less."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = super().forward(x.reshape(50, -1))
+        return y
+
+
+def test_statistics_of_a_network_that_takes_one_number_of_samples_are_those_of_all_batches() -> None:
+    model = double(Fifties(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    x = inputs(200, 3)
+    calibration = Calibration([(part,) for part in x.split(50)])
+    space = PruningSpace(model, (x[:50],), reconstruction=LeastSquares(calibration, ridge=RIDGE))
+    small: Any = space.prune({group.name: 0.5 for group in space.groups})
+    read = small[2](small[1](small[0](x)))
+    torch.testing.assert_close(small[3].running_mean, read.mean(0))
+    torch.testing.assert_close(small[3].running_var, read.var(0, correction=0))
+
+
 def test_batch_norm_whose_input_is_only_sliced_keeps_its_statistics() -> None:
     model, args = residual()
     space = PruningSpace(model, args, reconstruction=LeastSquares(Calibration([args]), ridge=RIDGE))

@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from optuna_softprune.calibration._contraction import Contraction, contraction, inputs, operands
+from optuna_softprune.calibration._norms import Pooled, normalisation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-# Positions that are gathered before their products are made: fewer take longer to be added than to be multiplied.
-GATHERED = 1024
+# Positions whose products are summed in the precision of the network before the sums are added in float64: additions of
+# fewer would take longer than multiplications.
+FEW = 1024
 # Widths from which products of both triangles cost more than two calls; below they are one product.
 NARROW = 128
 # Bytes that the moments of one layer may take: 11,585 channels. A network has a few such layers at most.
@@ -92,8 +94,20 @@ def expect_ridge(ridge: float) -> None:
         )
 
 
+class Collected(NamedTuple):
+    """What was seen while a network ran, in execution order.
+
+    Attributes:
+        moments: Name of a weight -> what its contraction has read.
+        norms: Name of a running mean -> mean and variance (channels,) of what its batch norm has normalised.
+    """
+
+    moments: Mapping[str, Moments]
+    norms: Mapping[str, tuple[Tensor, Tensor]]
+
+
 class Collector(TorchFunctionMode):
-    """Adds up moments of what contractions with given weights read.
+    """Adds up moments of what contractions with given weights read, and of what batch norms normalise.
 
     Args:
         names: id of a parameter or buffer -> its qualified name.
@@ -104,6 +118,7 @@ class Collector(TorchFunctionMode):
         super().__init__()
         self._names, self._reading = names, reading
         self._sums: dict[str, _Sums] = {}
+        self._norms: dict[str, Pooled] = {}
         self._last: tuple[Any, _Sums] | None = None
 
     def __torch_function__(
@@ -114,8 +129,9 @@ class Collector(TorchFunctionMode):
             with self:  # it is made of contractions, and would ask only for itself as a whole
                 return _UNASKED_ATTENTION(*args, **kwargs)
         out = func(*args, **kwargs)
-        if func is F.batch_norm and self._last is not None and self._last[0] is (args[0] if args else kwargs["input"]):
-            self._last[1].normalised = True
+        norm = normalisation(func, args, kwargs)
+        if norm is not None:
+            self._note(norm)
         given = operands(func, args, kwargs)
         name = None if given is None else self._names.get(id(given.get("weight")))
         if given is not None and name in self._reading:
@@ -127,13 +143,24 @@ class Collector(TorchFunctionMode):
                 self._last = out, sums
         return out
 
-    def moments(self) -> dict[str, Moments]:
-        """Return name of a weight -> what its contraction has read, in execution order.
+    def collected(self) -> Collected:
+        """Return what was seen so far.
 
         Raises:
             ValueError: If a layer has read what is not finite.
         """
-        return {name: sums.moments() for name, sums in self._sums.items()}
+        return Collected(
+            {name: sums.moments() for name, sums in self._sums.items()},
+            {name: pooled.moments() for name, pooled in self._norms.items()},
+        )
+
+    def _note(self, norm: Mapping[str, Any]) -> None:
+        """Note what a batch norm normalises."""
+        if self._last is not None and self._last[0] is norm["input"]:
+            self._last[1].normalised = True
+        name = self._names.get(id(norm["running_mean"]))
+        if name is not None:
+            self._norms.setdefault(name, Pooled()).add(norm["input"])
 
 
 def _unasked(function: Any) -> Any:
@@ -153,8 +180,8 @@ _UNASKED_ATTENTION = _unasked(F.multi_head_attention_forward)
 class _Sums:
     """Running sums of one contraction, in float64.
 
-    Products of a part are made in the precision of the network, about a shift near the mean: what sums lose to rounding
-    is a part of variances, not of squared means.
+    Products of some positions are summed in the precision of the network, about a shift near the mean: what sums lose
+    to rounding is a part of variances, not of squared means.
     """
 
     def __init__(self, found: Contraction) -> None:
@@ -164,7 +191,8 @@ class _Sums:
         self._shift: Tensor | None = None
         self._first = self._energy = torch.empty(0)
         self._second: Tensor | None = None
-        self._gathered: list[tuple[Tensor, Tensor]] = []
+        self._few = torch.empty(0)
+        self._in_few = 0
 
     def add(self, x: Tensor, read: Tensor | None) -> None:
         """Add X (g, d, positions), and how often each position is read."""
@@ -175,6 +203,7 @@ class _Sums:
             self._first, self._energy = x.new_zeros(2, groups, width, dtype=torch.float64)
             if groups * width * width * self._first.itemsize <= MOST_BYTES:
                 self._second = x.new_zeros(groups, width, width, dtype=torch.float64)
+                self._few = x.new_zeros(groups, width, width)
         x = x - self._shift
         weighted = x if read is None else x * read
         self._positions += positions
@@ -183,18 +212,13 @@ class _Sums:
         if self._second is None:
             self._energy += (weighted * x).sum(2)
         else:
-            self._gathered.append((weighted, x))
-            if sum(each.shape[2] for _, each in self._gathered) >= GATHERED:
-                self._multiply()
-
-    def _multiply(self) -> None:
-        """Add the products of what was gathered."""
-        if self._second is None or not self._gathered:
-            return
-        weighted, x = (torch.cat(each, 2) if len(each) > 1 else each[0] for each in zip(*self._gathered, strict=True))
-        self._gathered.clear()
-        for total, *rows in zip(self._second, weighted, x, strict=True):
-            _add_products(total, *rows)
+            for total, *rows in zip(self._few, weighted, x, strict=True):
+                _add_products(total, *rows)
+            self._in_few += positions
+            if self._in_few >= FEW:
+                self._second += self._few
+                self._few.zero_()
+                self._in_few = 0
 
     def moments(self) -> Moments:
         """Return the means over all positions."""
@@ -204,10 +228,10 @@ class _Sums:
         if self._second is None:
             energy = self._energy.cpu() / self._weight + shift * (2 * first + shift)
         else:
-            self._multiply()
-            second = _both_triangles(self._second.cpu() / self._weight)
+            second = (self._second + self._few).cpu()
             for each, m, f in zip(second, mean, first, strict=True):
-                each.addr_(m, m).addr_(f, f, alpha=-1)
+                _mirror(each)
+                each.addmm_(torch.stack([m, f], 1), torch.stack([m, -f]), beta=1 / self._weight)
             energy = second.diagonal(dim1=1, dim2=2)
         if not bool(torch.isfinite(energy).all()):
             raise ValueError(
@@ -228,23 +252,20 @@ def _add_products(total: Tensor, some: Tensor, others: Tensor) -> None:
     """Add the products of rows (d, positions) to `total` (d, d), on its lower triangle at least."""
     width = len(some)
     if width <= NARROW:
-        total += some @ others.t()
+        total.addmm_(some, others.t())
         return
     half = width // 2
     _add_products(total[:half, :half], some[:half], others[:half])
-    total[half:, :half] += some[half:] @ others[:half].t()
+    total[half:, :half].addmm_(some[half:], others[:half].t())
     _add_products(total[half:, half:], some[half:], others[half:])
+
+
+def _mirror(lower: Tensor) -> None:
+    """Make a matrix (d, d) of which the lower triangle is given symmetric, in place."""
+    above = lower.t().contiguous().triu_(1)  # a copy of the whole is made in blocks: half of the time of a strided sum
+    lower.tril_().add_(above)
 
 
 def _outer(some: Tensor, others: Tensor) -> Tensor:
     """Return the products (g, d, d) of vectors (g, d)."""
     return some[:, :, None] * others[:, None, :]
-
-
-def _both_triangles(lower: Tensor) -> Tensor:
-    """Return the symmetric matrices (g, d, d) of which the lower triangles are given; the argument is written to."""
-    diagonal = lower.diagonal(dim1=1, dim2=2).clone()
-    lower.tril_(-1)
-    both = lower + lower.mT
-    both.diagonal(dim1=1, dim2=2).copy_(diagonal)
-    return both

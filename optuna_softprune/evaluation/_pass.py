@@ -8,11 +8,11 @@ from torch import Tensor
 
 from optuna_softprune.evaluation._shareable import examples
 from optuna_softprune.program import Sizes, counted
-from optuna_softprune.reconstruction import Pooled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
+    from optuna_softprune.calibration import Pooled
     from optuna_softprune.evaluation._candidate import Candidate
     from optuna_softprune.evaluation._inputs import Place
     from optuna_softprune.evaluation._memory import Memory
@@ -62,18 +62,21 @@ class Pass:
             for each in self._program.outputs
         ]
 
-    def measure(self, candidate: Candidate, known: Solutions, norms: Mapping[int, Pooled | None]) -> None:
+    def measure(
+        self, candidate: Candidate, known: Solutions, norms: Mapping[int, Pooled], targets: Sequence[int]
+    ) -> None:
         """Let batch norms normalise by the statistics of these inputs, and pool them.
 
         Args:
             candidate: The candidate.
             known: What is known of its weights.
-            norms: Number of a batch norm -> where its statistics are pooled; None: they are known already.
+            norms: Number of a batch norm -> where its statistics are pooled.
+            targets: Those whose statistics are wanted: so far goes the pass.
         """
-        self._computed(candidate, known, [number for number, pooled in norms.items() if pooled is not None], norms)
+        self._computed(candidate, known, targets, norms)
 
     def _computed(
-        self, candidate: Candidate, known: Solutions, targets: list[int], norms: Mapping[int, Pooled | None]
+        self, candidate: Candidate, known: Solutions, targets: Sequence[int], norms: Mapping[int, Pooled]
     ) -> list[Any]:
         """Return the values, of which those of `targets` are there; `norms` are measured on the way."""
         program = self._program
@@ -81,14 +84,14 @@ class Pass:
         for number, given in zip(program.inputs, self._flat, strict=True):
             values[number] = given
         missing: dict[int, Hashable] = {}  # operation to be done -> under what its value is remembered
-        stack = targets.copy()
+        stack, wanted = list(targets), set(targets) & norms.keys()
         while stack:
             number = stack.pop()
             if values[number] is not None or number in missing:
                 continue
             if number in program.operations:
                 key = self._key(number, candidate.counts)
-                found = None if norms.get(number) is not None else self._found(key)
+                found = None if number in wanted else self._found(key)
                 if found is None:
                     missing[number] = key
                     measured = program.norms[number] if number in norms else ()
@@ -106,7 +109,7 @@ class Pass:
                 continue
             if number in norms:
                 mean, variance = program.norms[number]
-                values[mean], values[variance] = (norms[number] or Pooled()).add(values[operation.sources[0]])
+                values[mean], values[variance] = norms[number].add(values[operation.sources[0]])
             values[number] = operation.run(values, sizes, self._exact)
             self._put(missing[number], values[number])
             for done in operation.done_with:

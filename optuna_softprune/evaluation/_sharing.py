@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from optuna_softprune.evaluation._inputs import Place
 from optuna_softprune.evaluation._pass import Pass, key_of, weight_key
-from optuna_softprune.reconstruction import Pooled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -109,24 +108,26 @@ class Sharing:
         places = {
             name: (number, weight_key(number, groups, candidate.counts)) for number, (name, groups) in weights.items()
         }
-        pooled: dict[int, Pooled | None] = {}
+        unknown = []
         for each in statistics:
             names = (each.mean, each.variance)
             found = {name: memory.get(places[name][1]) for name in names} if memory is not None else {}
             remembered = {name: tensor for name, tensor in found.items() if tensor is not None}
             known.own.update(remembered)
-            pooled[places[each.mean][0]] = None if len(remembered) == len(names) else Pooled()
-        if not any(pooled.values()):
+            if len(remembered) < len(names):
+                unknown.append(each)
+        if not unknown:
             return
+        pooled = {places[each.mean][0]: each.pooled(candidate.kept) for each in statistics}
         norms = {number: pooled[mean] for number, (mean, _) in self.program.norms.items() if mean in pooled}
+        means = {places[each.mean][0] for each in unknown}
+        targets = [number for number in norms if self.program.norms[number][0] in means]
         for i, flat in enumerate(batches):
             place = Place(-1 - i, None)
             this = Pass(self.program, self._weights, self._dense, memory, flat, place, exact=True)
-            this.measure(candidate, known, norms)
-        for each in statistics:
-            measured = pooled[places[each.mean][0]]
-            if measured is not None:
-                for name, value in zip((each.mean, each.variance), measured.moments(), strict=True):
-                    known.own[name] = value.to(self._dense[places[name][0]].dtype)
-                    if memory is not None:
-                        memory.put(places[name][1], known.own[name])
+            this.measure(candidate, known, norms, targets)
+        for each in unknown:
+            for name, value in zip((each.mean, each.variance), pooled[places[each.mean][0]].moments(), strict=True):
+                known.own[name] = value.to(self._dense[places[name][0]].dtype)
+                if memory is not None:
+                    memory.put(places[name][1], known.own[name])

@@ -3,7 +3,7 @@
 from optuna_softprune.reconstruction._least_squares import LeastSquares
 from optuna_softprune.reconstruction._refitted import Refitted
 from optuna_softprune.reconstruction._sliced import Sliced
-from optuna_softprune.reconstruction._statistics import Pooled, Statistics
+from optuna_softprune.reconstruction._statistics import Statistics
 from optuna_softprune.reconstruction._weights import Solutions, Weights
 
-__all__ = ["LeastSquares", "Pooled", "Refitted", "Sliced", "Solutions", "Statistics", "Weights"]
+__all__ = ["LeastSquares", "Refitted", "Sliced", "Solutions", "Statistics", "Weights"]

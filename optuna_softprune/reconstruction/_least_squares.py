@@ -34,8 +34,9 @@ class LeastSquares:
     solve for each layer and candidate, no data and no gradients. Convolutions mix channels at one position only. A bias
     is refitted too where no padding hides it.
 
-    Batch norms behind what has changed get the statistics of the calibration data: one pass, in which each batch is
-    normalised by its own statistics, as in training. If nothing is removed, nothing changes.
+    Batch norms behind what has changed get the statistics of the calibration data: one pass of at most 128 samples, in
+    which they normalise by the statistics of these samples, corrected by what those differ from the statistics of all
+    data in the dense network. If nothing is removed, nothing changes.
 
     Args:
         calibration: The data, like that of the metric; a few hundred samples for small networks.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optuna_softprune._errors import shorten
+from optuna_softprune.calibration import on_device_of
 from optuna_softprune.graph import digest, groups_of, modes_kept
 from optuna_softprune.reconstruction._sliced import sliced
 from optuna_softprune.reconstruction._statistics import Measurement, statistics
@@ -32,7 +33,7 @@ class Refitted:
     Args:
         model: The dense network; it is only read.
         network: Its groups.
-        calibration: The data that statistics of batch norms are measured on.
+        calibration: The data; statistics of batch norms are measured on a few samples of it.
         refits: Name of a weight -> its refit.
         reasons: Name of a weight that reads a group -> why it is not refitted.
 
@@ -51,7 +52,8 @@ class Refitted:
         self._network, self._calibration = network, calibration
         self._refits, self._reasons = refits, reasons
         self._of_bias = {each.contraction.bias: each for each in refits.values() if each.contraction.bias is not None}
-        self._statistics = statistics(network)
+        self._few = calibration.few(model, network.groups)
+        self._statistics = statistics(network, self._few.corrections)
         self._digest = digest(model)
         self.depends: Mapping[str, frozenset[int]] = {
             **{name: groups_of(network, refit.units) for name, refit in self._of_bias.items()},
@@ -92,7 +94,7 @@ class Refitted:
 
     def inputs(self, model: nn.Module) -> Iterator[Sequence[Any]]:
         """Yield the calibration data on the device of a network."""
-        return self._calibration.inputs(model, "batch-norm statistics")
+        return on_device_of(model, self._few.batches, "batch-norm statistics")
 
     def measure(self, small: nn.Module, kept: Kept) -> None:
         """Write the statistics of the calibration data into a smaller network."""
@@ -100,7 +102,8 @@ class Refitted:
         if not stale:
             return
         buffers = dict(small.named_buffers())
-        measurement = Measurement({id(buffers[each.mean]): each.mean for each in stale})
+        pooled = [each.pooled(kept) for each in stale]
+        measurement = Measurement({id(buffers[each.mean]): found for each, found in zip(stale, pooled, strict=True)})
         device = next(iter(buffers.values())).device.type
         with torch.no_grad(), torch.autocast(device, enabled=False):
             with modes_kept(small):
@@ -108,9 +111,9 @@ class Refitted:
                 for batch in self.inputs(small):
                     with measurement:
                         small(*batch)
-            for each in stale:
-                if each.mean in measurement.pooled:
-                    mean, variance = measurement.pooled[each.mean].moments()
+            for each, found in zip(stale, pooled, strict=True):
+                if found.count:
+                    mean, variance = found.moments()
                     buffers[each.mean].copy_(mean)
                     buffers[each.variance].copy_(variance)
 
