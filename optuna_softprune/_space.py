@@ -31,6 +31,7 @@ from optuna_softprune.evaluation import Candidate, Evaluator
 from optuna_softprune.graph import (
     REST,
     Group,
+    Held,
     Network,
     NotExportableError,
     Protected,
@@ -292,7 +293,8 @@ class PruningSpace:
         1e-12 is rounding.
         """
         working = working_copy(self._model, self._network.exported.dtype)
-        return Verifier(working, *self._example).compare(self._network, self._kept(self._removed(c))).error
+        verifier = Verifier.sharpest(working, *self._example, self._network)
+        return verifier.compare(self._network, self._kept(self._removed(c))).error
 
     def __str__(self) -> str:
         """Return a table of the groups, and what is protected and why."""
@@ -392,15 +394,15 @@ def _proven_network(
     for dtype in working_dtypes(model):
         try:
             exported, working = export(model, *example, dtype)
-            verifier = Verifier(working, *example)
             inputs = map_tensors((example[0], dict(example[1])), functools.partial(to_working, dtype=dtype))
 
             training = export_training(model, working, *example, exported)
 
-            def proven(stated: Mapping[StatedSize, int]) -> tuple[Network, Network]:
+            def proven(stated: Mapping[StatedSize, Held]) -> tuple[Network, Network]:
                 network = discover(model, exported, components, stated, training)  # noqa: B023
                 offered = network.without(protect(network))
-                return offered, prove(verifier, offered, levels)  # noqa: B023
+                verifier = Verifier.sharpest(working, *example, offered)  # noqa: B023
+                return offered, prove(verifier, offered, levels)
 
             stated, macs = dense_pass(working, *inputs)
             offered, network = proven(stated)

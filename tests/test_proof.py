@@ -324,6 +324,32 @@ class AsksForValues(nn.Module):
         return self.head(y.reshape(len(x), z.shape[1])) + z.mean(1, keepdim=True)
 
 
+class Chaotic(nn.Module):
+    """Goes over its own output again and again, in a precision that the code names: rounding grows all the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = first = self.stem(x.float())
+        for _ in range(40):
+            state = torch.sin(4 * self.mix(state) + first).float()
+        y: Tensor = self.head(state)
+        return y
+
+
+def test_rounding_that_grows_in_a_named_precision_is_no_difference() -> None:
+    model = Chaotic().requires_grad_(False).eval()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert (model(x) - model(x * (1 + 1e-6))).abs().max() > 0.01
+    space = PruningSpace(model, (x,))
+    assert [(group.name, group.size) for group in space.groups] == [("stem", 16)]
+    assert_everything_is_explained(space, model)
+    assert space.verify({"stem": 0.5}) <= 1e-6
+    assert space.prune({"stem": 0.5})(x).dtype == torch.float32
+
+
 def test_sizes_are_proven_where_the_forward_pass_asks_for_values() -> None:
     space = PruningSpace(randomise(AsksForValues()), (torch.randn(4, 3),))
     assert [(group.name, group.size) for group in space.groups] == [("a", 6)]

@@ -33,6 +33,12 @@ class Between(nn.Module):
         return y
 
 
+def places(x: Tensor) -> Tensor:
+    """Return where to interpolate between tokens (N, tokens, channels): (N, 4, 1, 2)."""
+    at = torch.linspace(-0.9, 0.8, 4)
+    return torch.stack([torch.zeros(4), at], 1)[None, :, None].expand(len(x), 4, 1, 2).to(x)
+
+
 SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "and": lambda x: x * ((x > 0) & (x < 1)),
     "or": lambda x: x * ((x > 0) | (x < -1)),
@@ -52,6 +58,7 @@ SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine_similarity": lambda x: x * F.cosine_similarity(x[:, :2], x[:, 2:], dim=2).mean(1)[:, None, None],
     "tril": lambda x: torch.ones(4, 4).to(x).tril() @ x,
     "einsum of three": lambda x: torch.einsum("bic,bjc,bkc->bic", x, x, x),
+    "grid_sample": lambda x: F.grid_sample(x.mT[..., None], places(x), align_corners=True)[..., 0].mT,
     "tensordot": lambda x: torch.tensordot(torch.ones(5, 4).to(x), x, dims=([1], [1])).transpose(0, 1),
 }
 
@@ -223,6 +230,24 @@ def test_what_is_one_unit_says_what_united_it() -> None:
     (reason,) = reasons(Rolls(), torch.randn(2, 3), "mid.weight", 0)
     assert reason.startswith("the forward pass counts positions along it by `roll` at ")
     assert re.search(r"test_rules\.py:\d+: `return self\.out\(.*`, which leaves one unit$", reason)
+
+
+class Scaled(nn.Module):
+    """Products of channels, divided by a number that is made of how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.keys = nn.Linear(3, 8), nn.Linear(3, 8)
+        self.out = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> object:
+        query, keys = self.stem(x), self.keys(x)
+        return self.out(query @ keys.mT / torch.sqrt(torch.tensor(query.shape[-1])))
+
+
+def test_a_number_made_of_a_width_protects_it_and_the_line_is_named() -> None:
+    (reason,) = reasons(Scaled(), torch.randn(2, 5, 3), "stem.weight", 0)
+    assert re.match(r"at .*test_rules\.py:\d+: `return .*shape\[-1\]\)\)\)` the forward pass makes a number of", reason)
 
 
 def test_lines_are_not_those_of_torch_but_may_be_of_packages_named_like_it(tmp_path: Path) -> None:

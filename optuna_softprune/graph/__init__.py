@@ -28,13 +28,13 @@ from optuna_softprune.graph._groups import (
 from optuna_softprune.graph._meta import meta_copy, returned, shortcut
 from optuna_softprune.graph._network import digest, modes_kept, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
-from optuna_softprune.graph._reasons import user_line
+from optuna_softprune.graph._reasons import is_users, user_line
 from optuna_softprune.graph._refusal import NotExportableError, first_line
 from optuna_softprune.graph._regions import AUTOCAST, region
 from optuna_softprune.graph._rules import mixed_axes, rule_of
 from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
-from optuna_softprune.graph._stated import StatedSize, dense_pass
+from optuna_softprune.graph._stated import Held, StatedSize, dense_pass
 from optuna_softprune.graph._traced import NotTraceableError, TracedPart, Tracing
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Bound",
     "ExportedGraph",
     "Group",
+    "Held",
     "Kept",
     "Network",
     "NotExportableError",
@@ -70,6 +71,7 @@ __all__ = [
     "export_training",
     "first_line",
     "groups_of",
+    "is_users",
     "keeps_whole_groups",
     "kept_indices",
     "let_go",

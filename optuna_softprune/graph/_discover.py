@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from optuna_softprune.graph._export import ExportedGraph
-    from optuna_softprune.graph._stated import StatedSize
+    from optuna_softprune.graph._stated import Held, StatedSize
 
     IntArray = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ def discover(
     model: nn.Module,
     exported: ExportedGraph,
     components: Mapping[str, nn.Module],
-    stated: Mapping[StatedSize, int] = MappingProxyType({}),
+    stated: Mapping[StatedSize, Held] = MappingProxyType({}),
     training: ExportedGraph | None = None,
 ) -> Network:
     """Return the groups of `model`, as its exported graph couples them.

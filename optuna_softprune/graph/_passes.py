@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from optuna_softprune.graph._labels import Value
     from optuna_softprune.graph._propagate import Propagation, Rule
-    from optuna_softprune.graph._stated import StatedSize
+    from optuna_softprune.graph._stated import Held, StatedSize
 
 
-def settle(p: Propagation, rule_of: Callable[[Any], Rule | None], stated: Mapping[StatedSize, int]) -> None:
+def settle(p: Propagation, rule_of: Callable[[Any], Rule | None], stated: Mapping[StatedSize, Held]) -> None:
     """Repeat passes until nothing new is united and nothing left to choose.
 
     Unions are seen from the next pass on, which makes anew what has read labels that are others now. What the last

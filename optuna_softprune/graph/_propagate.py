@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna_softprune.graph._export import ExportedGraph
     from optuna_softprune.graph._labels import Place
     from optuna_softprune.graph._reasons import Reason
-    from optuna_softprune.graph._stated import StatedSize
+    from optuna_softprune.graph._stated import Held, StatedSize
 
     Rule = Callable[..., Value | list[Value] | None]
 
@@ -61,7 +61,7 @@ class Propagation:
         self.made: set[tuple[str, int]] = set()
         self.values: dict[Node, Value | list[Value]] = {}
         self.without_rule: dict[Node, str] = {}
-        self.stated: Mapping[StatedSize, int] = {}
+        self.stated: Mapping[StatedSize, Held] = {}
         self.known_sizes: set[tuple[str, str]] = set()
         self._uncertain: dict[Node | None, list[Statement]] = {}
         self._reads: dict[Node, Read] = {}
@@ -367,14 +367,18 @@ class Propagation:
 
     def follow(self, node: Node, value: Value) -> None:
         """Let integers that modules hold follow the axes of `value` whose length the operation states."""
-        if not is_stating(node) or not self._sizes:
+        if not is_stating(node):
             return
-        path = self.module_path(node)
+        sizes = self._sizes_read(node)
+        if not sizes:
+            return
         widths = {found.axes[0]: vector(found.labels, found.axes[0]) for found in value if len(found.axes) == 1}
         there = [axis for axis, labels in widths.items() if self._was_there(node, labels)]
-        if isinstance(self._modules.get(path), nn.MultiheadAttention):  # which checks the width of its inputs
+        if isinstance(
+            self._modules.get(self.module_path(node)), nn.MultiheadAttention
+        ):  # which checks the width of its inputs
             there = []
-        for each in statements(node, widths, there, self._sizes, path):
+        for each in statements(node, widths, there, sizes):
             if each.certain:
                 self._state(each)
             else:
@@ -382,7 +386,7 @@ class Propagation:
 
     def follow_pieces(self, node: Node, value: Value, axis: int, lengths: Sequence[int]) -> bool:
         """Let sizes that a module holds follow the pieces into which an axis is cut; return whether they state them."""
-        found = stating_pieces(self._sizes, self.module_path(node), lengths)
+        found = stating_pieces(self._sizes_read(node), lengths)
         width = next((vector(each.labels, axis) for each in value if each.axes == (axis,)), None)
         if found is None or width is None:
             return False
@@ -392,17 +396,18 @@ class Propagation:
 
     def follow_number(self, node: Node, labels: Tensor) -> None:
         """Let a size that a module holds follow the number of `labels` (length,) that an operation states."""
-        for size, _, _ in stating_pieces(self._sizes, self.module_path(node), [len(labels)]) or ():
+        for size, _, _ in stating_pieces(self._sizes_read(node), [len(labels)]) or ():
             self._state(Statement(size, labels[None], certain=True))
 
-    @property
-    def _sizes(self) -> Mapping[StatedSize, int]:
+    def _sizes_read(self, node: Node) -> dict[StatedSize, int]:
+        """Return the sizes that the forward pass in which `node` is made reads, in the order of reading."""
         if self._node is not None:
             self._reads[self._node].stated.add(True)
-        return self.stated
+        path = self.module_path(node)
+        return {size: held.length for size, held in self.stated.items() if path in held.readers}
 
     def _state(self, each: Statement) -> None:
-        own = self.labels.of_attribute(*each.size, self.stated[each.size])
+        own = self.labels.of_attribute(*each.size, self.stated[each.size].length)
         self.unite(each.labels, own, "a size that a module states")
 
     def state_what_is_left(self) -> None:

@@ -28,7 +28,8 @@ MADE_HERE = "coupled to a tensor made in the forward pass"
 _PACKAGE = Path(__file__).parents[1]
 # Of all that runs when a network is called, what is neither the user's nor of a library of networks.
 _INSIDE = tuple(
-    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, *(_PACKAGE / n for n in ("graph", "removal")))
+    f"{folder}{os.sep}"
+    for folder in (Path(torch.__file__).parent, *(_PACKAGE / room for room in ("graph", "program", "removal")))
 )
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n\s*(?P<code>[^\n]*)')
 
@@ -49,9 +50,14 @@ def line_of(node: Node) -> str:
     return _innermost(_FRAME.findall(node.meta.get("stack_trace") or ""))
 
 
+def is_users(file: str) -> bool:
+    """Whether the code of a file is the user's, or of a library of networks."""
+    return not file.startswith((*_INSIDE, "<"))
+
+
 def _innermost(frames: list[tuple[str, str, str]]) -> str:
     for file, line, code in reversed(frames):
-        if not file.startswith((*_INSIDE, "<")):
+        if is_users(file):
             return f"{file}:{line}: `{code}`"
     return ""
 

@@ -92,6 +92,7 @@ _NAMES: list[tuple[Rule, str]] = [
     (windows.average(1), "avg_pool1d"),
     (windows.average(2), "avg_pool2d"),
     (windows.average(3), "avg_pool3d"),
+    (windows.grid_sample, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     (moving.reshape, "view reshape flatten squeeze unsqueeze _unsafe_view"),
     (moving.unflatten, "unflatten"),
     (moving.same_on_labels, "permute transpose t numpy_T movedim swapaxes flip repeat tile repeat_interleave"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from optuna_softprune.graph._labels import Layer, Value, along, vector
+from optuna_softprune.graph._labels import Layer, Value, along, flat, vector
 from optuna_softprune.graph._rules_mixing import to_outputs
 
 if TYPE_CHECKING:
@@ -47,6 +47,17 @@ def average(n: int) -> Rule:
         return (*mixed, *slid)
 
     return rule
+
+
+def grid_sample(p: Propagation, node: Node, x: Node, grid: Node, *settings: Any) -> Value:
+    """Interpolate x (batch, channels, *positions) at the places grid (batch, *places, coordinates)."""
+    shape, places = p.shape(node), range(2, len(p.shape(node)))
+    left = p.fix_along(p.value(x), places, WINDOW)
+    at = p.fix_along(p.value(grid), range(1, len(p.shape(grid))), WINDOW)
+    once = (*shape[:2], *(1 for _ in places))
+    read = tuple(Layer(flat(found.labels, places, once), found.axes) for found in left)
+    where = tuple(along(vector(found.labels, 0), 0, shape) for found in at)
+    return p.combine([(read, once, p.origin(x)), (where, (shape[0], 1, *shape[2:]), p.origin(grid))], shape)
 
 
 def _mixed(p: Propagation, x: Node, value: Value, n: int) -> tuple[Value, Sequence[int], int]:

@@ -33,6 +33,18 @@ class StatedSize(NamedTuple):
     position: int | None
 
 
+class Held(NamedTuple):
+    """How large a size is, and who reads it.
+
+    Attributes:
+        length: Its value in the dense network.
+        readers: Qualified names of the modules in whose forward passes it is read.
+    """
+
+    length: int
+    readers: set[str]
+
+
 class DensePass(NamedTuple):
     """What a forward pass of the dense network showed.
 
@@ -41,7 +53,7 @@ class DensePass(NamedTuple):
         macs: Multiply-accumulates as torch counts them; None: they could not be counted without data.
     """
 
-    stated: dict[StatedSize, int]
+    stated: dict[StatedSize, Held]
     macs: int | None
 
 
@@ -75,9 +87,10 @@ def dense_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
 def _read(
     working: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[..., Any]
-) -> dict[StatedSize, int]:
-    """Return the sizes that the modules of a copy read when it runs."""
-    read: dict[StatedSize, int] = {}
+) -> dict[StatedSize, Held]:
+    """Return the sizes that the modules of a copy read when it runs, their own or those of others."""
+    read: dict[StatedSize, Held] = {}
+    running = [""]
     paths: dict[int, str] = {}
     for path, module in working.named_modules():
         paths.setdefault(id(module), path)
@@ -85,16 +98,25 @@ def _read(
 
     def note(module: nn.Module, name: str, value: Any) -> None:
         for position, size in _sizes(value):
-            read.setdefault(StatedSize(paths[id(module)], name, position), size)
+            held = read.setdefault(StatedSize(paths[id(module)], name, position), Held(size, set()))
+            held.readers.add(running[-1])
+
+    @contextlib.contextmanager
+    def run_by(module: nn.Module) -> Iterator[None]:
+        running.append(paths[id(module)])
+        try:
+            yield
+        finally:
+            running.pop()
 
     for module in working.modules():
-        module.__class__ = spies.setdefault(type(module), _spy(type(module), note))
+        module.__class__ = spies.setdefault(type(module), _spy(type(module), note, run_by))
     run(working, args, kwargs)
     return read
 
 
-def _spy(kind: type[nn.Module], note: Any) -> type[nn.Module]:
-    """Return a class like `kind` whose objects say which of their own integers are read."""
+def _spy(kind: type[nn.Module], note: Any, run_by: Any) -> type[nn.Module]:
+    """Return a class like `kind` whose objects say which of their own integers are read, and when they are called."""
 
     def __getattribute__(self: nn.Module, name: str) -> Any:
         value = kind.__getattribute__(self, name)
@@ -102,7 +124,11 @@ def _spy(kind: type[nn.Module], note: Any) -> type[nn.Module]:
             note(self, name, value)
         return value
 
-    return type(kind.__name__, (kind,), {"__getattribute__": __getattribute__})
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with run_by(self):
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__getattribute__": __getattribute__, "__call__": __call__})
 
 
 def _sizes(value: Any) -> Iterator[tuple[int | None, int]]:
@@ -139,28 +165,26 @@ class Statement(NamedTuple):
 
 
 def statements(
-    node: Node, widths: Mapping[int, Tensor], there: Collection[int], stated: Mapping[StatedSize, int], path: str
+    node: Node, widths: Mapping[int, Tensor], there: Collection[int], own: Mapping[StatedSize, int]
 ) -> Iterator[Statement]:
     """Yield the sizes that an operation may have read.
 
     A tuple of sizes is read by an operation that states just these. A single size is taken for one that states an axis
-    if the module in whose forward pass the operation is holds it; where several axes have one length, axes and sizes
-    belong together in their order.
+    if the forward pass in which the operation is reads it; where several axes have one length, axes and sizes belong
+    together in their order.
 
     Args:
         node: The operation.
         widths: Axis -> labels (length,) along it, of the axes of its output that can shrink.
         there: Axes that an operand has too: their length may have been read from its shape.
-        stated: The sizes of all modules, in the order of reading.
-        path: The module in whose forward pass the operation is.
+        own: The sizes that the forward pass in which the operation is reads, in the order of reading.
     """
     lengths = _stated_lengths(node)
-    own = {size: length for size, length in stated.items() if size.module == path}
     whole = _held_tuple(own, list(lengths.values()))
     if whole is not None:
         for position, (axis, length) in enumerate(lengths.items()):
             if axis in widths and len(widths[axis]) == length:
-                yield Statement(StatedSize(path, whole, position), widths[axis][None], certain=True)
+                yield Statement(whole[position], widths[axis][None], certain=True)
         return
     single = {size: length for size, length in own.items() if size.position is None and length > 1}
     for length in dict.fromkeys(length for axis, length in lengths.items() if axis in widths and length > 0):
@@ -174,13 +198,13 @@ def statements(
                 yield Statement(size, widths[axis].reshape(-1, single[size]), certain=axis not in there)
 
 
-def _held_tuple(own: Mapping[StatedSize, int], lengths: list[int]) -> str | None:
-    """Return the name of a tuple of just these lengths among the sizes that a module holds."""
-    found: dict[str, list[int]] = {}
-    for size, length in own.items():
+def _held_tuple(own: Mapping[StatedSize, int], lengths: list[int]) -> list[StatedSize] | None:
+    """Return a tuple of just these lengths among the sizes that a forward pass reads."""
+    found: dict[tuple[str, str], list[StatedSize]] = {}
+    for size in own:
         if size.position is not None:
-            found.setdefault(size.name, []).append(length)
-    return next((name for name, held in found.items() if held == lengths), None)
+            found.setdefault((size.module, size.name), []).append(size)
+    return next((held for held in found.values() if [own[size] for size in held] == lengths), None)
 
 
 def _stated_lengths(node: Node) -> dict[int, int]:
@@ -199,19 +223,15 @@ def _repeats(labels: Tensor, length: int) -> bool:
     return len(labels) % length == 0 and bool((labels.reshape(-1, length) == labels[:length]).all())
 
 
-def stating_pieces(
-    stated: Mapping[StatedSize, int], path: str, lengths: Sequence[int]
-) -> list[tuple[StatedSize, int, int]] | None:
-    """Return (size, start, length) of the pieces that a module's sizes state, or None if they do not state all.
+def stating_pieces(own: Mapping[StatedSize, int], lengths: Sequence[int]) -> list[tuple[StatedSize, int, int]] | None:
+    """Return (size, start, length) of the pieces that sizes state, or None if they do not state all.
 
-    One piece may be what is left of the whole axis, of which the module then holds the length.
+    One piece may be what is left of the whole axis: of the length that a size states, or of the tensor.
     """
-    own = {size: length for size, length in stated.items() if size.module == path}
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     whole = _held_tuple(own, list(lengths))
     if whole is not None:
-        sizes = [StatedSize(path, whole, i) for i in range(len(lengths))]
-        return list(zip(sizes, starts, lengths, strict=True))
+        return list(zip(whole, starts, lengths, strict=True))
     single = [(size, length) for size, length in own.items() if size.position is None and length > 1]
     found: list[tuple[StatedSize, int, int]] = []
     unused, rest = [*single], 0
@@ -226,4 +246,4 @@ def stating_pieces(
     total = next((each for each, held in unused if held == sum(lengths)), None)
     if rest and total is not None:
         found.append((total, 0, sum(lengths)))
-    return found if found and (not rest or (rest == 1 and total is not None)) else None
+    return found if found and rest <= 1 else None

@@ -22,7 +22,7 @@ from optuna_softprune.removal._draws import all_levels, allowed, draws, random_u
 from optuna_softprune.removal._findings import Findings
 from optuna_softprune.removal._fit import let_any_widths_fit, let_fewest_fit
 from optuna_softprune.removal._shapes import Shapes
-from optuna_softprune.removal._verify import LEAST_RESPONSE, tolerance
+from optuna_softprune.removal._verify import LEAST_RESPONSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
     accepted: list[Group] = []
     reasons: dict[str, str] = {}
 
-    def accept(groups: Sequence[Group], whole: bool = False) -> None:
+    def accept(groups: Sequence[Group], line: str = "") -> None:
         if not groups:
             return
         failure = _failure(verifier, network, [*accepted, *groups], levels)
@@ -111,7 +111,10 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
                 reasons[aligned.name] = other
             else:
                 accepted.append(aligned)
-        elif whole or len(groups) == 1:
+        elif line:
+            reason = f"at {line} the forward pass makes a number of this width ({failure.partition(':')[0]})"
+            reasons.update((group.name, reason) for group in groups)
+        elif len(groups) == 1:
             reasons.update((group.name, failure) for group in groups)
         else:
             middle = len(groups) // 2
@@ -122,9 +125,9 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
         _expect_dense_network_to_agree(verifier, network)
         used = frozenset().union(*uses.values())
         accept([group for group in network.groups if group.name not in used])
-        for names in uses.values():
+        for line, names in uses.items():
             known = {*reasons, *(group.name for group in accepted)}
-            accept([group for group in network.groups if group.name in names - known], whole=True)
+            accept([group for group in network.groups if group.name in names - known], line)
     bounds = {group.name: Bound(group.least, group.multiple, group.why_bounded) for group in accepted}
     return network.bounded(bounds).without(reasons)
 
@@ -152,7 +155,7 @@ def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) ->
     except Exception as failure:
         line = user_line(failure)
         return f"{FAILS}{f' at {line}' if line else ''}: {first_line(failure)}"
-    if not comparison.error <= tolerance(network):
+    if not comparison.error <= verifier.tolerance(network):
         return (
             f"the removed network is not the masked one (relative error {comparison.error:.1g}): "
             "a size or a position is fixed in the forward pass"

@@ -43,7 +43,9 @@ DRAWS = 16  # of primes, until all lengths differ
 _SHAPE: Any = torch.Tensor.shape
 SHAPES = frozenset({_SHAPE.__get__, torch.Tensor.size})
 NUMBERS = frozenset({torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
-ARITHMETIC = frozenset(["add", "sub", "mul", "div", "truediv", "rtruediv", "rmul", "radd", "rsub", "pow", "rpow"])
+ARITHMETIC = frozenset(
+    ["add", "sub", "mul", "div", "truediv", "rtruediv", "rmul", "radd", "rsub", "pow", "rpow", "tensor"]
+)
 
 
 class Pass(NamedTuple):

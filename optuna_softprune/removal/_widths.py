@@ -11,20 +11,18 @@ import linecache
 import operator
 import sys
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from optuna_softprune.graph import is_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType
 
 IntArray = NDArray[np.int64]
-PACKAGE = Path(__file__).parents[1]
-LIBRARIES = (str(Path(torch.__file__).parent), str(PACKAGE / "removal"), str(PACKAGE / "program"), "<")
 
 
 class Expression(NamedTuple):
@@ -175,7 +173,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 def calling_line() -> str:
     """Return `file:line: code` of the innermost frame outside of torch and of this package's own runs."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+    while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return ""

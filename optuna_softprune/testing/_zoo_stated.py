@@ -76,6 +76,36 @@ class StatedWidths(nn.Module):
         return y
 
 
+class Cell(nn.Module):
+    """A state that is mixed with a context; it holds its width for whoever makes the first state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 6
+        self.mix = nn.Linear(6 + 4, 6)
+
+    def forward(self, state: Tensor, context: Tensor) -> Tensor:
+        return torch.tanh(state + self.mix(torch.cat([state, context], 1)))
+
+
+class SizeOfAPart(nn.Module):
+    """A first state as wide as a part of the network says, and a context that is all the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell()
+        self.stem = nn.Linear(3, 10)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        state, context = torch.split(x, [self.cell.hidden, x.shape[1] - self.cell.hidden], 1)
+        for _ in range(2):
+            state = self.cell(state, context.sin())
+        y: Tensor = self.head(state)
+        return y
+
+
 STATED: tuple[ZooNetwork, ...] = (
     ZooNetwork(
         "stated_heads",
@@ -113,6 +143,15 @@ STATED: tuple[ZooNetwork, ...] = (
             "state": (6, "state join:1"),
             "join/1": (4, "join few:1"),
             "join/2": (6, "join rest:1"),
+        },
+    ),
+    ZooNetwork(
+        "size_of_a_part",
+        SizeOfAPart,
+        lambda: (normal(2, 3),),
+        {
+            "stem/1": (6, "stem cell.mix cell.mix:1 head:1"),
+            "stem/2": (4, "stem cell.mix:1"),
         },
     ),
 )
