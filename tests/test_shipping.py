@@ -143,6 +143,14 @@ def small(norms: PruningSpace) -> nn.Module:
     return norms.prune(half(norms))
 
 
+def test_loaded_weights_lie_where_torch_puts_weights(small: nn.Module, tmp_path: Path) -> None:
+    """Kernels choose, and round, by how memory is aligned."""
+    save_pruned(small, tmp_path / "small")
+    again = load_pruned(tmp_path / "small", zoo("norms").build())
+    for network in (small, again):
+        assert {tensor.data_ptr() % 64 for tensor in network.state_dict().values()} == {0}
+
+
 def test_other_tools_read_the_weights(small: nn.Module, tmp_path: Path) -> None:
     save_pruned(small, tmp_path / "small.safetensors")
     small_state, read = small.state_dict(), load_file(tmp_path / "small.safetensors")
