@@ -41,6 +41,7 @@ from optuna_softprune.graph import (
     expect_copies_to_be_alike,
     export,
     export_training,
+    follow_unread,
     let_go,
     map_tensors,
     parts,
@@ -404,7 +405,8 @@ def _proven_network(
                 verifier = Verifier.sharpest(working, *example, offered)  # noqa: B023
                 return offered, prove(verifier, offered, levels)
 
-            stated, macs = dense_pass(working, *inputs)
+            read, macs = dense_pass(working, *inputs)
+            stated = read or {}
             offered, network = proven(stated)
             # An integer that a module holds follows a width if, and only if, the network is right with that.
             wrong = stated.keys() & offered.attributes.keys() - network.attributes.keys()
@@ -412,7 +414,7 @@ def _proven_network(
                 _, other = proven({size: length for size, length in stated.items() if size not in wrong})
                 network = min(network, other, key=_fewest_parameters)
             let_go(working)
-            return network, macs
+            return follow_unread(network, model, read), macs
         except NotExportableError:
             raise
         except ExportError as error:

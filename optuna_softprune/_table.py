@@ -112,16 +112,30 @@ class SpaceTable:
             for line, (first, *more) in by_line.items()
         ]
 
+    def ambiguous(self) -> list[str]:
+        """Return which integers of modules stay as they are, though they may mean a width."""
+        names = list(self.network.ambiguous)
+        said = "what they count is not known, and no forward pass reads them; set them if a method does"
+        return [f"{shorten(names)}: {said}"] if names else []
+
     def shared(self) -> list[str]:
         """Return which groups share a coefficient."""
         return [f"{name}: {len(groups)} groups, {shorten(list(groups))}" for name, groups in self.tied.items()]
+
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """Return what is said of groups and sizes, under a head each."""
+        return [
+            ("tied", self.shared()),
+            ("bounded", self.bounded()),
+            ("traced", self.traced()),
+            ("stays as it is", self.ambiguous()),
+        ]
 
     def text(self) -> str:
         """Return the table as aligned text."""
         protected = [f"  {reason}: {axes}" for reason, axes in self.protected()]
         table = aligned([COLUMNS, *self.rows()], "<<>>>")
-        sections = [("tied", self.shared()), ("bounded", self.bounded()), ("traced", self.traced())]
-        said = [line for head, lines in sections if lines for line in (head, *(f"  {each}" for each in lines))]
+        said = [line for head, lines in self.sections() if lines for line in (head, *(f"  {each}" for each in lines))]
         return "\n".join([self.title(), *table, *said, "protected", *protected, *self.weights])
 
     def html(self) -> str:
@@ -129,9 +143,8 @@ class SpaceTable:
         head = "".join(f"<th>{name}</th>" for name in COLUMNS)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
-        weights = "".join(
-            f"<br>{html.escape(line)}" for line in [*self.shared(), *self.bounded(), *self.traced(), *self.weights]
-        )
+        said = [line for _, lines in [*self.sections(), ("", self.weights)] for line in lines]
+        weights = "".join(f"<br>{html.escape(line)}" for line in said)
         return (
             f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
             f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"

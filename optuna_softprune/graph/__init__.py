@@ -36,6 +36,7 @@ from optuna_softprune.graph._rules_mixing import keeps_whole_groups
 from optuna_softprune.graph._rules_recurrent import GATES as RECURRENT
 from optuna_softprune.graph._stated import Held, StatedSize, dense_pass
 from optuna_softprune.graph._traced import NotTraceableError, TracedPart, Tracing
+from optuna_softprune.graph._unread import follow_unread
 
 __all__ = [
     "AUTOCAST",
@@ -70,6 +71,7 @@ __all__ = [
     "export",
     "export_training",
     "first_line",
+    "follow_unread",
     "groups_of",
     "is_users",
     "keeps_whole_groups",

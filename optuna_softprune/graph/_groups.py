@@ -117,6 +117,7 @@ class Network:
         macs: Graph node -> products of which its multiply-accumulates are the sum: the (node, axis) of each factor.
         constant_macs: Graph node -> multiply-accumulates, of all other operations that have some.
         traced: Path -> a submodule that is its own graph in the smaller network.
+        ambiguous: Qualified names of integers of modules that are as large as a width, but may mean something else.
     """
 
     exported: ExportedGraph
@@ -129,6 +130,7 @@ class Network:
     macs: Mapping[Node, Sequence[Sequence[tuple[Node, int]]]]
     constant_macs: Mapping[Node, int]
     traced: Mapping[str, TracedPart] = field(default_factory=dict)
+    ambiguous: tuple[str, ...] = ()
 
     @property
     def units(self) -> int:

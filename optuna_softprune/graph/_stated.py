@@ -49,11 +49,12 @@ class DensePass(NamedTuple):
     """What a forward pass of the dense network showed.
 
     Attributes:
-        stated: The sizes that it reads from the modules' own attributes, in the order of reading.
+        stated: The sizes that it reads from the modules' own attributes, in the order of reading; None: the network
+            minds being looked at.
         macs: Multiply-accumulates as torch counts them; None: they could not be counted without data.
     """
 
-    stated: dict[StatedSize, Held]
+    stated: dict[StatedSize, Held] | None
     macs: int | None
 
 
@@ -82,7 +83,7 @@ def dense_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     try:
         return DensePass(_read(working, args, kwargs, run), None)
     except Exception:
-        return DensePass({}, None)  # a network that minds being looked at states nothing
+        return DensePass(None, None)
 
 
 def _read(
