@@ -15,6 +15,7 @@ from studies.peers import run as peers
 from studies.pitch import run as pitch
 from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
+from studies.widths import run as widths
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -61,8 +62,8 @@ def test_tables_of_the_families_are_made_of_the_results() -> None:
     assert not [row["network"] for row in rows if row["verdict"] == "wrong"]
 
 
-@pytest.mark.parametrize("study", [controller, classifier], ids=["controller", "classifier"])
-def test_tables_of_parts_and_of_the_classifier_are_made_of_the_results(study: ModuleType) -> None:
+@pytest.mark.parametrize("study", [controller, classifier, widths], ids=["controller", "classifier", "widths"])
+def test_tables_of_other_studies_are_made_of_the_results(study: ModuleType) -> None:
     lines = study.tables(Rows(study.COLUMNS, study.KEYS, study.FILE))
     assert len(lines) > 20
     assert not missing(lines, study.FILE.parent / "README.md")
