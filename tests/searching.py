@@ -18,6 +18,7 @@ from optuna_softprune import (
     LeastSquares,
     PruningObjective,
     PruningSpace,
+    Requirement,
     SparsityConstraint,
     open_storage,
     recover,
@@ -26,6 +27,7 @@ from optuna_softprune import (
 from optuna_softprune.samplers import (
     FeasibleGridSampler,
     FiniteDifferenceSampler,
+    LargestSparsitySampler,
     ProjectedSampler,
     SLSQPSampler,
 )
@@ -46,6 +48,7 @@ WIDTHS = {
     "fd": (20, 16, 12, 20),
     "slsqp": (20, 16, 12, 20),
     "simultaneous": (20, 16, 12, 20),
+    "largest": (40, 32, 24, 40, 32),
     "tpe": (20, 16, 12),
 }
 
@@ -75,6 +78,10 @@ def searched(
         with torch.set_grad_enabled(not refitted):
             return -(small(x) - model(x)).square().mean().item()
 
+    if kind == "largest":
+        close = Requirement("metric", at_least=-0.2)
+        smallest = PruningObjective(space, metric, objectives=("sparsity",), requirements=(close,))
+        return smallest, LargestSparsitySampler(space)
     constraint = SparsityConstraint(space, 0.5, tolerance=0.02)
     samplers: dict[str, Callable[[], BaseSampler]] = {
         "random": lambda: ProjectedSampler(optuna.samplers.RandomSampler(), constraint),

@@ -110,12 +110,12 @@ def same_search(storage: str, kind: str, *, workers: int, kills: int, total: int
     """Compare with one worker that nothing happened to."""
     study = killed(storage, kind, workers=workers, kills=kills, total=total)
     found = complete(study)
-    assert len(found) >= total
     assert max(Counter(found).values()) == 1
     objective, sampler = searched(kind)
     alone = optuna.create_study(direction="maximize", sampler=sampler)
     alone.optimize(objective, n_trials=len(found) + 60)
     path = complete(alone)
+    assert len(found) >= min(total, len(path))  # some searches end by themselves
     asked = {c.point for c in map(claim_of, study.get_trials(states=(TrialState.COMPLETE,))) if c and c.role != "extra"}
     assert asked <= set(path)
     # What is known is the beginning of the path, whole but for the points that are asked for next, and what comes
@@ -159,7 +159,10 @@ def test_a_few_kills(address: str, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("address", STORAGES, indirect=True)
-@pytest.mark.parametrize(("kind", "workers"), [("grid", 1), ("fd", 2), ("slsqp", 3), ("simultaneous", 3), ("tpe", 4)])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("grid", 1), ("fd", 2), ("slsqp", 3), ("simultaneous", 3), ("largest", 3), ("tpe", 4)],
+)
 def test_many_kills(address: str, kind: str, workers: int) -> None:
     kills = 10 if address.startswith(("mysql", "redis", "grpc")) else 50
     ends_well(address, kind, workers=workers, kills=kills, total=LONG)

@@ -151,7 +151,7 @@ class SparsityConstraint:
         Raises:
             InfeasibleTargetError: If none is found; the message names the closest sparsity.
         """
-        feasible = self._feasible if is_small(self._lattice) else None
+        feasible = (lambda: self._feasible) if is_small(self._lattice) else None
         band = Band(excess=self.excess, along=self._excess_along, slope=self.gradient, width=self.tolerance)
         removed = project(self._lattice, self._lattice.array(c), band, feasible)
         if removed is None:

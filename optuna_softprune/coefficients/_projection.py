@@ -61,17 +61,17 @@ def is_small(lattice: Lattice) -> bool:
     return math.prod(len(levels) for levels in lattice.levels) <= SMALL_POINTS
 
 
-def project(lattice: Lattice, c: FloatArray, band: Band, feasible: IntArray | None) -> IntArray | None:
+def project(lattice: Lattice, c: FloatArray, band: Band, feasible: Callable[[], IntArray] | None) -> IntArray | None:
     """Return the units removed (G,) at a near point of the band, or None if no point was found in it.
 
-    Truly nearest when the nearest of all lattice points is in the band, and when all `feasible` points (N, G) are
-    given; else the best point that changes of one or two groups do not improve.
+    Truly nearest when the nearest of all lattice points is in the band, and when `feasible` lists all
+    points (N, G) of the band; else the best point that changes of one or two groups do not improve.
     """
     snapped = lattice.removed(c)
     if band.holds(snapped):
         return snapped
     if feasible is not None:
-        return _nearest(lattice, feasible, c)
+        return _nearest(lattice, feasible(), c)
     found = _adjusted(lattice, c, _on_surface(lattice, c, band), band)
     return None if found is None else _improved(lattice, c, found, band)
 

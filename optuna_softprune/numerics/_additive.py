@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from optuna_softprune.numerics._probes import levels_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -120,9 +122,7 @@ class _Model:
 
     def __init__(self, constraint: LatticeConstraint, curves: Sequence[Curve]) -> None:
         self._constraint = constraint
-        sizes = np.array(constraint.sizes)
-        walk = np.minimum(np.arange(sizes.max() + 1)[:, None] / sizes, constraint.highest)
-        self._levels = [np.unique(each) for each in constraint.snap(walk).T]
+        self._levels = levels_of(constraint)
         middle = constraint.project(constraint.highest / 2)
         self._width = abs(constraint.residual(middle)) - float(constraint.violation(middle))
         self._losses = [curve.at(levels) for curve, levels in zip(curves, self._levels, strict=True)]

@@ -23,7 +23,12 @@ def probe_step(constraint: LatticeConstraint, h: float, smallest: FloatArray) ->
 
 def smallest_step(constraint: LatticeConstraint) -> FloatArray:
     """Return the largest gap (G,) between neighbouring levels of each group: a step that always moves."""
+    gaps = [np.diff(levels).max(initial=0.0) for levels in levels_of(constraint)]
+    return np.maximum(gaps, 1 / np.array(constraint.sizes))
+
+
+def levels_of(constraint: LatticeConstraint) -> list[FloatArray]:
+    """Return the coefficients (L,) that each group can have, ascending from 0."""
     sizes = np.array(constraint.sizes)
     walk = np.minimum(np.arange(sizes.max() + 1)[:, None] / sizes, constraint.highest)
-    gaps: FloatArray = np.diff(np.sort(constraint.snap(walk), axis=0), axis=0).max(axis=0)
-    return np.maximum(gaps, 1 / sizes)
+    return [np.unique(each) for each in constraint.snap(walk).T]

@@ -55,6 +55,10 @@ class Surface:
     slope: FloatArray
     curvature: FloatArray
 
+    def at(self, d: FloatArray) -> float:
+        """Return by how much the loss changes with a step d (G,)."""
+        return float(self.slope @ d + self.curvature @ d**2 / 2)
+
     def sum(self, chosen: NDArray[np.bool_]) -> Surface:
         """Return the sum of the `chosen` (1 + K,) of surfaces (1 + K, G)."""
         return Surface(self.slope[chosen].sum(axis=0), self.curvature[chosen].sum(axis=0))
@@ -98,29 +102,33 @@ def _ridge(rows: FloatArray, values: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.solve(rows.T @ rows + np.diag(prior), rows.T @ values))
 
 
-def lowest(surface: Surface, low: FloatArray, high: FloatArray, a: FloatArray, bounds: FloatArray) -> FloatArray:
-    """Return the step d (G,) to the lowest point of a surface (G,) within a box, along the constraint.
+def lowest(
+    surface: Surface, low: FloatArray, high: FloatArray, a: FloatArray, bounds: FloatArray, amount: float = 0.0
+) -> FloatArray:
+    """Return the step d (G,) to the lowest point of a surface (G,) within a box, along the constraint or beyond it.
 
     Args:
         surface: Slope and curvature of each group.
         low: Shape (G,): the box, at most 0.
         high: Shape (G,): the box, at least 0.
-        a: Shape (G,): a . d = 0 must hold.
+        a: Shape (G,): a . d = `amount` must hold, as far as the box allows it.
         bounds: Shape (K, 1 + G): rows (v, b), for which v + b . d <= 0 should hold; v is at most 0.
+        amount: How much more the constraint's left side shall become.
 
     For given multipliers of these each group decides alone; they are found one after another, by bisection.
     """
-    offsets, rows = np.r_[0.0, bounds[:, 0]], np.vstack([a, bounds[:, 1:]])
+    offsets, rows = np.r_[-amount, bounds[:, 0]], np.vstack([a, bounds[:, 1:]])
     multipliers = np.zeros(len(rows))
+
+    bent = surface.curvature > 0
+    divisor = np.where(bent, surface.curvature, 1)
+    # Where the surface is not bent upwards, the lower end is at the bottom while the slope is above this.
+    turns = -surface.curvature * (low + high) / 2
 
     def step(multipliers: FloatArray) -> FloatArray:
         slope = surface.slope + multipliers @ rows
-        ends = np.where(
-            _parabola(slope, surface.curvature, low) <= _parabola(slope, surface.curvature, high), low, high
-        )
-        bent = surface.curvature > 0
-        bottom = np.clip(-slope / np.where(bent, surface.curvature, 1), low, high)
-        return np.where(bent, bottom, ends)
+        bottom = np.minimum(np.maximum(-slope / divisor, low), high)
+        return np.where(bent, bottom, np.where(slope >= turns, low, high))
 
     for _ in range(ROUNDS if len(bounds) else 1):
         for i, row in enumerate(rows):
@@ -132,11 +140,6 @@ def lowest(surface: Surface, low: FloatArray, high: FloatArray, a: FloatArray, b
 
             multipliers[i] = _root(excess, 0.0 if i else -scale, scale)
     return step(multipliers)
-
-
-def _parabola(slope: FloatArray, curvature: FloatArray, d: FloatArray) -> FloatArray:
-    value: FloatArray = slope * d + curvature * d**2 / 2
-    return value
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:

@@ -13,6 +13,7 @@ from optuna_softprune.objective._record import (
     OBJECTIVE,
     PREFIX,
     ROLE,
+    WEIGHTS,
 )
 from optuna_softprune.objective._requirement import Requirement
 
@@ -29,6 +30,7 @@ __all__ = [
     "OBJECTIVE",
     "PREFIX",
     "ROLE",
+    "WEIGHTS",
     "PruningObjective",
     "Requirement",
 ]

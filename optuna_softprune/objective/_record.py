@@ -42,6 +42,7 @@ GROUPS = f"{PREFIX}groups"
 OBJECTIVE = f"{PREFIX}objective"
 CONSTRAINT = f"{PREFIX}constraint"
 METRIC_NAME = f"{PREFIX}metric"
+WEIGHTS = f"{PREFIX}weights"
 COUNTS_OF_DENSE = f"{PREFIX}counts"
 FORMULA = f"{PREFIX}formula"
 # What a study is found to differ in, where that is not called as its key.
@@ -141,7 +142,7 @@ def trial_facts(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[st
         "dense": held.get(DENSE, {}),
         "constraint": held.get(CONSTRAINT),
         **{name: found.get(f"{PREFIX}{name}") for name in ("sparsity", "parameters", "macs")},
-        "weights": held.get(f"{PREFIX}weights"),
+        "weights": held.get(WEIGHTS),
     }
 
 

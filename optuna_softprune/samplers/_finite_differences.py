@@ -14,7 +14,7 @@ from optuna_softprune.numerics import (
     descend_simultaneously,
 )
 from optuna_softprune.samplers._arguments import check_choice, check_fraction
-from optuna_softprune.samplers._replay import ReplaySampler
+from optuna_softprune.samplers._restarted import RestartedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna_softprune.coefficients import LatticeConstraint
 
 
-class FiniteDifferenceSampler(ReplaySampler):
+class FiniteDifferenceSampler(RestartedSampler):
     """Follows the metric's gradient, estimated from trials, along the networks of the wanted size.
 
     A probe removes more of one group and less of the others, so that it is a candidate itself; one probe for each group

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
 
-from optuna_softprune.numerics import Batch, Evaluation, Report, Search, beside, ray, with_restarts
+from optuna_softprune.numerics import Batch, Evaluation, Report, Search, beside, ray
 from optuna_softprune.samplers._arguments import check_constraint, check_integer, units_of, whole_units
 from optuna_softprune.samplers._claiming import ClaimingSampler
 from optuna_softprune.storage import Claim, History, Point, all_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import optuna
     from optuna.trial import FrozenTrial
@@ -30,13 +30,16 @@ DRAWS = 50
 
 
 class ReplaySampler(ClaimingSampler["_Replay"]):
-    """Runs a search from one start after another; where it stands is found from the study's trials alone."""
+    """Carries a search on; where it stands is found from the study's trials alone."""
+
+    # Whether the study stops when the search has ended; else points follow that may be good.
+    _stops: ClassVar[bool] = False
 
     def __init__(self, constraint: LatticeConstraint, seed: int, **settings: Any) -> None:
         check_constraint(constraint)
         check_integer("seed", seed, 0)
         super().__init__(constraint.names, constraint.sizes, constraint.highest, seed)
-        self.constraint = constraint
+        self._constraint = constraint
         self._settings = {"seed": seed, **settings}
 
     def __repr__(self) -> str:
@@ -49,17 +52,14 @@ class ReplaySampler(ClaimingSampler["_Replay"]):
         """The name under which the study keeps how each run ended."""
 
     @abstractmethod
-    def _run(self, x: FloatArray, at_x: Evaluation, known: Mapping[bytes, Evaluation]) -> Search[Report]:
-        """Search from a feasible point x (G,); what is `known` of all points, by their bytes, grows meanwhile."""
+    def _search(self, initial: list[FloatArray]) -> Search[None]:
+        """Search; the `initial` points (G,) are those of trials that were there before."""
 
     def _units(self, c: FloatArray) -> Point:
-        return units_of(self.constraint, c)
+        return units_of(self._constraint, c)
 
     def _begin(self, study: optuna.Study, history: History) -> _Replay:
         return _Replay(self, study, history)
-
-    def _search(self, initial: list[FloatArray]) -> Search[None]:
-        return with_restarts(self.constraint, initial, self._run, self._seed)
 
 
 class _Replay:
@@ -67,7 +67,7 @@ class _Replay:
 
     def __init__(self, sampler: ReplaySampler, study: optuna.Study, history: History) -> None:
         self._sampler, self.history = sampler, history
-        self._constraint, self._sizes = sampler.constraint, np.array(sampler.constraint.sizes)
+        self._constraint, self._sizes = sampler._constraint, np.array(sampler._constraint.sizes)
         self._sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         self._by = repr(sampler)
         self._begun: tuple[int, int] | None = None
@@ -94,7 +94,7 @@ class _Replay:
 
     def spare_claim(self, number: int) -> Claim | None:
         """Return a point that may be good."""
-        extra = self._extra(number)
+        extra = None if self._batch is None and self._sampler._stops else self._extra(number)
         return None if extra is None else Claim(self._by, extra, "extra", 0)
 
     def is_over(self) -> bool:

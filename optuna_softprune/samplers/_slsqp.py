@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna_softprune.numerics import SLSQP, Evaluation, Report, Scheme, Search, minimise
 from optuna_softprune.samplers._arguments import check_choice, check_fraction, check_integer
-from optuna_softprune.samplers._replay import ReplaySampler
+from optuna_softprune.samplers._restarted import RestartedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna_softprune.coefficients import LatticeConstraint
 
 
-class SLSQPSampler(ReplaySampler):
+class SLSQPSampler(RestartedSampler):
     """Runs `scipy.optimize.minimize(method="SLSQP")` with the wanted size as an equality constraint.
 
     SciPy is given the metric of the nearest lattice point, a gradient of it from probes in whole units, and the exact

@@ -85,6 +85,7 @@ def problem_of_many_groups(
     target = around.residual(optimum) + around.target + (1 - 1e-9) * tolerance
     return AnalyticProblem(
         name=name,
+        space=space,
         constraint=SparsityConstraint(space, target, tolerance=tolerance),
         hessian=hessian,
         center=np.zeros(groups),

@@ -56,6 +56,7 @@ class AnalyticProblem:
 
     Attributes:
         name: What is special about it.
+        space: The groups, without a network.
         constraint: The sparsity, on a lattice.
         hessian: Shape (G, G): K.
         center: Shape (G,): o, where the loss would be lowest without the constraint.
@@ -64,6 +65,7 @@ class AnalyticProblem:
     """
 
     name: str
+    space: CountedGroups
     constraint: SparsityConstraint
     hessian: FloatArray
     center: FloatArray
@@ -128,6 +130,7 @@ def analytic_problem(
     center = target + spread * random.uniform(-1, 1, groups)
     return AnalyticProblem(
         name=name,
+        space=space,
         constraint=constraint,
         hessian=np.diag(curvature),
         center=center,

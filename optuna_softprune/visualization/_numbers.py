@@ -25,9 +25,12 @@ from optuna_softprune.objective import (
     OBJECTIVE,
     PREFIX,
     ROLE,
+    WEIGHTS,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import optuna
     from optuna.trial import FrozenTrial
 
@@ -147,6 +150,29 @@ class Widths:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The best feasible trial of each of some studies.
+
+    Attributes:
+        studies: Shape (N,): names of the studies, the one with the lowest sparsity first.
+        trials: Shape (N,): numbers of the trials.
+        metric: Shape (N,): their metric.
+        values: Every named metric, "sparsity" (of what the study's constraint counts), "parameters" and "macs": (N,).
+        dense_metric: The metric of the dense network, or None.
+        dense: The other values of the dense network, as far as they are known.
+        name: The name of the metric.
+    """
+
+    studies: tuple[str, ...]
+    trials: IntArray
+    metric: FloatArray
+    values: dict[str, FloatArray]
+    dense_metric: float | None
+    dense: dict[str, float]
+    name: str
+
+
 def coefficients(study: optuna.Study, *, metric: str | None = None, count: int = 50) -> Coefficients:
     """Return the coefficients of the `count` best feasible trials.
 
@@ -242,6 +268,48 @@ def widths(study: optuna.Study, *, metric: str | None = None) -> Widths:
         _value(best, name),
         _shown(study, name),
     )
+
+
+def front(studies: Sequence[optuna.Study], *, metric: str | None = None) -> Front:
+    """Return what the best feasible trials of studies of one network have, each of another target.
+
+    Args:
+        studies: Studies of a `PruningObjective`, of the same network.
+        metric: One of the metrics that they name; default: their only objective.
+
+    Raises:
+        ValueError: As `coefficients`; if there is no study, one is of another network, or one has no feasible trial.
+    """
+    if not studies:
+        raise ValueError("Expected at least one study, but got none.")
+    found = []
+    for study in studies:
+        name, sign, trials = _complete(study, metric)
+        feasible = [trial for trial in trials if _is_feasible(trial)]
+        if not feasible:
+            raise ValueError(f"Expected a feasible trial in each study, but {study.study_name!r} has none yet.")
+        if study.user_attrs[WEIGHTS] != studies[0].user_attrs[WEIGHTS]:
+            raise ValueError(
+                f"Expected studies of one network, but {study.study_name!r} and {studies[0].study_name!r} have others."
+            )
+        found.append((max(feasible, key=lambda trial: sign * _value(trial, name)), study))
+    found.sort(key=lambda each: _value(each[0], "sparsity"))
+    best = [trial for trial, _ in found]
+    named = [key for key in best[0].user_attrs[CANDIDATE]["metrics"] if all(_has(trial, key) for trial in best)]
+    dense = {key: _dense(studies[0], key) for key in (*named, *COUNTS)}
+    return Front(
+        tuple(study.study_name for _, study in found),
+        np.array([trial.number for trial in best], np.int64),
+        np.array([_value(trial, name) for trial in best]),
+        {key: np.array([_value(trial, key) for trial in best]) for key in (*named, *COUNTS)},
+        _dense(studies[0], name),
+        {key: value for key, value in dense.items() if value is not None},
+        _shown(studies[0], name),
+    )
+
+
+def _has(trial: FrozenTrial, metric: str) -> bool:
+    return metric in trial.user_attrs[CANDIDATE]["metrics"]
 
 
 def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[FrozenTrial]]:

@@ -241,6 +241,50 @@ def plot_widths(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
     return figure
 
 
+def plot_front(studies: Sequence[optuna.Study], *, metric: str | None = None, against: str = "parameters") -> go.Figure:
+    """Draw the metric of the best feasible network of each study, by its size: one study for each target.
+
+    Args:
+        studies: Studies of a `PruningObjective`, of the same network.
+        metric: One of the metrics that they name; default: their only objective.
+        against: "parameters", "macs", "sparsity", or another metric that they name, such as a latency.
+
+    Raises:
+        ImportError: If plotly is not installed.
+        ValueError: As `plot_coefficients`; if there is no study, one is of another network or has no feasible trial, or
+            `against` is not known.
+    """
+    go = _plotly()
+    found = numbers.front(studies, metric=metric)
+    if against not in found.values:
+        raise ValueError(f"Expected `against` to be one of {list(found.values)}, but got {against!r}.")
+    figure = go.Figure()
+    figure.add_scatter(
+        x=found.values[against],
+        y=found.metric,
+        mode="lines+markers",
+        name="best of each study",
+        text=[f"{study}, trial {number}" for study, number in zip(found.studies, found.trials, strict=True)],
+        customdata=100 * found.values["sparsity"],
+        hovertemplate=f"%{{text}}<br>%{{customdata:.1f}} % removed, {found.name} %{{y:.4g}}<extra></extra>",
+        marker={"color": ORANGE, "size": 10},
+        line={"color": ORANGE, "width": 2.5},
+    )
+    if found.dense_metric is not None and against in found.dense:
+        figure.add_scatter(
+            x=[found.dense[against]],
+            y=[found.dense_metric],
+            mode="markers",
+            name=f"dense: {found.dense_metric:.4g}",
+            marker={"size": 12, "symbol": "circle", "color": "black"},
+        )
+        figure.add_hline(y=found.dense_metric, line_dash="dot", line_color="black", line_width=1)
+    _lay_out(figure, f"{found.name} against {against}", against, found.name)
+    if against == "sparsity":
+        figure.update_xaxes(tickformat=".0%")
+    return figure
+
+
 def _lay_out(figure: go.Figure, title: str, x: str, y: str) -> None:
     figure.update_layout(
         title={"text": title, "x": 0.02, "xanchor": "left"},
