@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import optuna_softprune
-from optuna_softprune import open_storage
+from optuna_softprune import open_storage, samplers, visualization
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,15 +87,16 @@ def test_recipes_run_as_they_are_written() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
     images = torch.randn(100, 1, 5, 5)
     names = {**vars(optuna_softprune), "optuna": optuna, "torch": torch, "model": model, "images": images}
-    names |= {"unlabelled": images, "labels": model.eval()(images).argmax(1)}
+    names |= {"unlabelled": images, "labels": model.eval()(images).argmax(1), **vars(samplers)}
     exec(blocks[0], names)
     space, names["metric"] = names["space"], names["accuracy"]
     exec(blocks[1], names)
-    names["study"].optimize(names["objective"], n_trials=10)
+    assert names["study"].best_value == space.parameters(space.coefficients(names["study"].best_params))
+    assert names["study"].best_value == sum(each.numel() for each in names["small"].parameters())
     assert names["study"].best_value == min(
         trial.user_attrs["softprune:parameters"]
         for trial in names["study"].trials
-        if trial.user_attrs["softprune:candidate"]["metrics"]["metric"] >= 0.95
+        if trial.value is not None and trial.user_attrs["softprune:candidate"]["metrics"]["metric"] >= 0.95
     )
     names["constraint"] = optuna_softprune.SparsityConstraint(space, 0.5, tolerance=0.1)
     names["train"] = lambda network, steps: nn.init.constant_(network[4].bias, steps)
@@ -106,6 +107,16 @@ def test_recipes_run_as_they_are_written() -> None:
     small = names["objective"].best_model(study)
     assert small[4].bias.tolist() == [50.0] * 4
     assert names["accuracy"](small) == study.best_value
+    front = next(
+        each
+        for each in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "front" in each
+    )
+    names |= {"storage": None, "psnr_on_validation": names["accuracy"], "plot_front": visualization.plot_front}
+    front = front.replace("60", "3").replace("space, target", "space, target, tolerance=0.1")  # of a tiny network
+    exec(re.sub(r"in \(.*\)", "in (0.2, 0.5)", front), names)
+    found = visualization.front(names["studies"]).values["sparsity"]
+    assert (abs(found - (0.2, 0.5)) <= 0.1).all()
 
 
 @pytest.mark.slow
