@@ -403,6 +403,39 @@ def test_what_only_train_mode_uses_shrinks_with_what_feeds_it(recwarn: pytest.Wa
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
+class MasksInTraining(torch.nn.Module):
+    """Train mode writes a learned vector in place of some tokens, and leaves out a layer now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mid, self.head = torch.nn.Linear(3, 6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 2)
+        self.masked = torch.nn.Parameter(torch.rand(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        if self.training:
+            y[torch.rand(y.shape[:2]) < 0.5] = self.masked
+        if not self.training or torch.rand([]) < 0.9:
+            y = y + torch.relu(self.mid(y))
+        z: torch.Tensor = self.head(y)
+        return z
+
+
+def test_what_is_drawn_and_written_in_train_mode_shrinks_with_what_it_is_written_to(
+    recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, x = randomise(MasksInTraining()).eval(), torch.randn(4, 5, 3)
+    space = PruningSpace(model, (x,))
+    assert not recwarn.list
+    assert not any(capfd.readouterr())
+    assert [(group.name, group.size) for group in space.groups] == [("stem", 6)]
+    assert ("masked", 0) in {(each.tensor, each.axis) for each in space.groups[0].slices}
+    assert_everything_is_explained(space, model)
+    small = space.prune({"stem": 0.5}).train()
+    small(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in (small.masked, small.stem.weight))  # type: ignore[union-attr]
+
+
 class Positions(torch.nn.Module):
     """Counts tokens with a buffer that is longer than the example, as BERT does."""
 

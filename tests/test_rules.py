@@ -59,6 +59,7 @@ SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "tril": lambda x: torch.ones(4, 4).to(x).tril() @ x,
     "einsum of three": lambda x: torch.einsum("bic,bjc,bkc->bic", x, x, x),
     "grid_sample": lambda x: F.grid_sample(x.mT[..., None], places(x), align_corners=True)[..., 0].mT,
+    "index_put": lambda x: x.index_put((torch.tensor([0, 1]), torch.tensor([2, 3])), x.mean((0, 1))),
     "tensordot": lambda x: torch.tensordot(torch.ones(5, 4).to(x), x, dims=([1], [1])).transpose(0, 1),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import Graph
     from torch.utils._pytree import TreeSpec
+
+
+# Which say at length on what values a draft depends.
+LOGGERS = ("torch.export._draft_export", "torch.fx.experimental.symbolic_shapes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +110,16 @@ def export_training(
     if not unused:
         return None
     inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=exported.dtype))
-    try:
-        with _quietly():
-            return _exported(model, torch.export.export(working.train(), *inputs), exported.dtype)
-    except Exception:
-        return None  # a network may need targets to train, or draw its own way
-    finally:
-        working.eval()
+    # A network may draw the way that it takes (layers that are left out): a draft takes the one that was drawn.
+    for exporting in (torch.export.export, torch.export.draft_export):
+        try:
+            with _quietly():
+                return _exported(model, exporting(working.train(), *inputs), exported.dtype)
+        except Exception:
+            continue  # a network may need targets to train
+        finally:
+            working.eval()
+    return None
 
 
 def export_submodule(
@@ -136,8 +144,17 @@ def _quietly() -> Iterator[None]:
         # Recurrent layers keep their parameters in a list too, and others what they look up; `torch.export` warns of
         # what it makes of that itself.
         warnings.filterwarnings("ignore", message="The tensor attributes? self")
+        warnings.filterwarnings("ignore", "unclosed file", ResourceWarning)  # what a draft writes its log to
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        levels = [each.level for each in loggers]
         with contextlib.redirect_stderr(io.StringIO()):  # where torch prints the graph of what it refuses
-            yield
+            for each in loggers:
+                each.setLevel(logging.ERROR)
+            try:
+                yield
+            finally:
+                for each, level in zip(loggers, levels, strict=True):
+                    each.setLevel(level)
 
 
 def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None) -> ExportedGraph:

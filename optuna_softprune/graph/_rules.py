@@ -106,6 +106,7 @@ _NAMES: list[tuple[Rule, str]] = [
     (moving.slice_, "slice"),
     (moving.select, "select"),
     (moving.index, "index"),
+    (moving.index_put, "index_put"),
     (moving.index_select, "index_select"),
     (moving.gather, "gather"),
     (moving.unfold, "unfold"),

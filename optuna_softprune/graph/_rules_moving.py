@@ -231,6 +231,21 @@ def index(p: Propagation, node: Node, x: Node, indices: Sequence[Node | None]) -
     return _map(value, lambda labels: operation(labels, zeros))
 
 
+def index_put(p: Propagation, node: Node, x: Node, indices: Sequence[Node], values: Node, *settings: Any) -> Value:
+    """Write values at places of the leading axes of `x`, each read by an index or all by a mask; the others pass."""
+    if None in indices:
+        raise ValueError("places of axes behind one that is written whole")
+    for each in indices:
+        p.fix(p.value(each), "positions that the forward pass writes by index")
+    masks = [each.meta["val"].dim() if each.meta["val"].dtype in (torch.bool, torch.uint8) else 1 for each in indices]
+    leading, shape, own = sum(masks), p.shape(x), p.shape(values)
+    value = p.fix_along(p.value(x), range(leading), COUNTED)
+    lead = max(0, len(own) - len(shape) + leading)  # axes of the values that run over places
+    written = p.fix_along(p.value(values), range(lead), COUNTED)
+    once = _map(written, lambda labels: labels[(0,) * lead])
+    return p.combine([(value, shape, p.origin(x)), (once, own[lead:], p.origin(values))], shape)
+
+
 def index_select(p: Propagation, node: Node, x: Node, dim: int, indices: Node) -> Value:
     """Index one axis with a vector."""
     return index(p, node, x, [None] * (dim % len(p.shape(x))) + [indices])
