@@ -90,6 +90,19 @@ def test_projection_on_a_large_lattice_is_close_to_the_nearest() -> None:
         assert np.linalg.norm(found - c) <= 1.1 * best
 
 
+def test_projection_is_found_where_a_group_of_few_units_leaps_over_the_band() -> None:
+    # Four heads, each a quarter of the width: with one more or less of them all other groups have to take up the rest.
+    layer = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True)
+    model = nn.Sequential(nn.Linear(28, 48), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False))
+    model.append(nn.Linear(48, 10))
+    space = PruningSpace(model.eval(), (torch.randn(2, 5, 28),))
+    assert space.lattice.sizes.tolist() == [4, 96, 96, 96]
+    constraint = SparsityConstraint(space, 0.5, tolerance=0.02)
+    random = np.random.default_rng(0)
+    for c in (np.zeros(4), constraint.highest, *(random.random((20, 4)) * constraint.highest)):
+        assert constraint.violation(constraint.project(c)) <= 0
+
+
 def test_projection_of_two_hundred_groups_is_feasible_and_no_single_unit_leads_nearer() -> None:
     constraint = analytic_problem("many groups", (64, 48, 32, 80, 56) * 40).constraint
     sizes = np.array(constraint.sizes)

@@ -73,7 +73,9 @@ def project(lattice: Lattice, c: FloatArray, band: Band, feasible: Callable[[], 
     if feasible is not None:
         return _nearest(lattice, feasible(), c)
     found = _adjusted(lattice, c, _on_surface(lattice, c, band), band)
-    return None if found is None else _improved(lattice, c, found, band)
+    if found is None:  # a group of few units may leap over the band, and others then take up more than two can
+        found = closest(lattice, band)
+    return _improved(lattice, c, found, band) if band.holds(found) else None
 
 
 def closest(lattice: Lattice, band: Band) -> IntArray:
