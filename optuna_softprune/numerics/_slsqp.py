@@ -17,6 +17,7 @@ staircase.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,16 +124,19 @@ class _Run:
     def _minimise(self) -> Report:
         from scipy.optimize import minimize
 
-        result = minimize(  # type: ignore[call-overload]  # arrays of any shape are not in its types
-            lambda x: self._values(x)[0],
-            self._start,
-            jac=lambda x: self._slopes(x)[0],
-            method="SLSQP",
-            bounds=[(0.0, high) for high in self._constraint.highest.tolist()],
-            constraints=[self._equality(), *self._requirements()],
-            callback=self._iterate,
-            options={"ftol": float(self._settings.ftol), "maxiter": int(self._settings.maxiter)},
-        )
+        with warnings.catch_warnings():
+            # The SLSQP of SciPy 1.11 leaves the bounds by rounding errors, and says so; `_inside` clips its points.
+            warnings.filterwarnings("ignore", "Values in x were outside bounds", RuntimeWarning)
+            result = minimize(  # type: ignore[call-overload]  # arrays of any shape are not in its types
+                lambda x: self._values(x)[0],
+                self._start,
+                jac=lambda x: self._slopes(x)[0],
+                method="SLSQP",
+                bounds=[(0.0, high) for high in self._constraint.highest.tolist()],
+                constraints=[self._equality(), *self._requirements()],
+                callback=self._iterate,
+                options={"ftol": float(self._settings.ftol), "maxiter": int(self._settings.maxiter)},
+            )
         self._look([self._projected(result.x)], "candidate")
         return Report(bool(result.success), int(result.nit), str(result.message))
 
