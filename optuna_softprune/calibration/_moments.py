@@ -191,7 +191,7 @@ class _Sums:
         self._shift: Tensor | None = None
         self._first = self._energy = torch.empty(0)
         self._second: Tensor | None = None
-        self._few = torch.empty(0)
+        self._few: Tensor | None = None
         self._in_few = 0
 
     def add(self, x: Tensor, read: Tensor | None) -> None:
@@ -202,33 +202,36 @@ class _Sums:
             self._shift = x.mean(2, keepdim=True)
             self._first, self._energy = x.new_zeros(2, groups, width, dtype=torch.float64)
             if groups * width * width * self._first.itemsize <= MOST_BYTES:
-                self._second = x.new_zeros(groups, width, width, dtype=torch.float64)
                 self._few = x.new_zeros(groups, width, width)
         x = x - self._shift
         weighted = x if read is None else x * read
         self._positions += positions
         self._weight += positions if read is None else read.sum().item()
         self._first += weighted.sum(2)
-        if self._second is None:
+        if self._few is None:
             self._energy += (weighted * x).sum(2)
-        else:
-            for total, *rows in zip(self._few, weighted, x, strict=True):
-                _add_products(total, *rows)
-            self._in_few += positions
-            if self._in_few >= FEW:
-                self._second += self._few
-                self._few.zero_()
-                self._in_few = 0
+            return
+        for total, *rows in zip(self._few, weighted, x, strict=True):
+            _add_products(total, *rows)
+        self._in_few += positions
+        if self._in_few >= FEW:
+            self._second = self._products(self._few)
+            self._few.zero_()
+            self._in_few = 0
+
+    def _products(self, few: Tensor) -> Tensor:
+        """Return the sums of products, with those of a few more positions, in float64; the former are written to."""
+        return few.to(torch.float64, copy=True) if self._second is None else self._second.add_(few)
 
     def moments(self) -> Moments:
-        """Return the means over all positions."""
+        """Return the means over all positions; the sums are used up."""
         assert self._shift is not None
         shift, first = self._shift[:, :, 0].double().cpu(), self._first.cpu() / self._weight
         mean, second = shift + first, None
-        if self._second is None:
+        if self._few is None:
             energy = self._energy.cpu() / self._weight + shift * (2 * first + shift)
         else:
-            second = (self._second + self._few).cpu()
+            second = self._products(self._few).cpu()
             for each, m, f in zip(second, mean, first, strict=True):
                 _mirror(each)
                 each.addmm_(torch.stack([m, f], 1), torch.stack([m, -f]), beta=1 / self._weight)
