@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from pathlib import Path
 
+MACHINE = ("host", "boot", "namespace")
+
 
 def this_worker() -> dict[str, str | int]:
     """Return host, boot, process namespace, process and its start time."""
-    return {**_machine(), "pid": os.getpid(), "start": _start_time(os.getpid()) or ""}
+    return dict(_worker(os.getpid()))
 
 
 def is_here(owner: dict[str, str | int]) -> bool:
     """Whether the worker ran on this machine since it was started, in processes that are seen from here."""
-    return all(owner.get(key) == value for key, value in _machine().items())
+    return all(owner.get(key) == value for key, value in _worker(os.getpid()).items() if key in MACHINE)
 
 
 def lives(owner: dict[str, str | int]) -> bool:
@@ -32,11 +35,15 @@ def lives(owner: dict[str, str | int]) -> bool:
     return not Path("/proc/self/stat").exists()
 
 
-def _machine() -> dict[str, str]:
+@functools.lru_cache(maxsize=1)  # a forked process is another one
+def _worker(pid: int) -> dict[str, str | int]:
+    """Return what this process is known by; read once: it is a part of what a short trial takes."""
     return {
         "host": socket.gethostname(),
         "boot": _read("/proc/sys/kernel/random/boot_id"),
         "namespace": _link("/proc/self/ns/pid"),
+        "pid": pid,
+        "start": _start_time(pid) or "",
     }
 
 
