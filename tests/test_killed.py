@@ -15,6 +15,7 @@ from searching import NAME, main, searched
 
 from optuna_softprune import open_storage, recover
 from optuna_softprune.storage import FAILURE, claim_of
+from optuna_softprune.storage._optuna import OWNER
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -41,7 +42,8 @@ def worker(storage: str, kind: str, seconds: float, total: int = LONG) -> ForkSe
 def killed(storage: str, kind: str, *, workers: int, kills: int, total: int) -> optuna.Study:
     """Run a search with `workers`, kill one at a random moment and start another, `kills` times; then let it end.
 
-    The metric takes so long that the search lasts about as long as the kills.
+    The metric takes so long that the search lasts about as long as the kills. Two of three kills hit a worker that has
+    begun a trial: on a busy machine most of a worker's life is its start.
     """
     moments = np.random.default_rng(1)
     seconds = kills * workers / total
@@ -52,9 +54,11 @@ def killed(storage: str, kind: str, *, workers: int, kills: int, total: int) -> 
         assert running[0].is_alive()
         known = values(storage)
     running += [worker(storage, kind, seconds, total) for _ in range(workers - 1)]
-    for _ in range(kills):
+    for kill in range(kills):
+        victims = at_work(storage, running) if kill % 3 else running
         time.sleep(float(moments.uniform(0.5, 2.0)))
-        victim = running.pop(int(moments.integers(len(running))))
+        victim = victims[int(moments.integers(len(victims)))]
+        running.remove(victim)
         victim.kill()
         victim.join()
         running.append(worker(storage, kind, seconds, total))
@@ -80,6 +84,18 @@ def values(storage: str) -> dict[int, float | None]:
         return {}
     study = optuna.load_study(study_name=NAME, storage=opened)
     return {trial.number: trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+
+
+def at_work(storage: str, running: list[ForkServerProcess]) -> list[ForkServerProcess]:
+    """Wait for workers that have begun a trial and return them; all if none lives."""
+    while any(each.is_alive() for each in running):
+        study = optuna.load_study(study_name=NAME, storage=open_storage(storage))
+        known = {trial.system_attrs[OWNER]["pid"] for trial in study.trials if OWNER in trial.system_attrs}
+        found = [each for each in running if each.pid in known]
+        if found:
+            return found
+        time.sleep(0.1)
+    return running
 
 
 def complete(study: optuna.Study) -> list[tuple[int, ...]]:
