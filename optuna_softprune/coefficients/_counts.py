@@ -43,6 +43,8 @@ class _Degree:
         rows: Shape (M, D): rows of F.
         readers: Shape (P,): the monomial of each pair.
         groups: Shape (P,): the group of each pair, ascending.
+        present: The groups among them, ascending.
+        first: The place of the first pair of each of these.
         slopes: Shape (D, P): indices per unit of that group in each length of that monomial.
     """
 
@@ -50,6 +52,8 @@ class _Degree:
     rows: IntArray
     readers: IntArray
     groups: IntArray
+    present: IntArray
+    first: IntArray
     slopes: IntArray
 
     @classmethod
@@ -57,11 +61,14 @@ class _Degree:
         """Return monomials as arrays; `slopes` (A, G) are the indices per unit of each length."""
         rows = np.array([rows for _, rows in monomials], np.int64)
         groups, readers = (slopes[rows] != 0).any(axis=1).T.nonzero()
+        present, first = np.unique(groups, return_index=True)
         return cls(
             coefficients=np.array([coefficient for coefficient, _ in monomials], np.int64),
             rows=rows,
             readers=readers,
             groups=groups,
+            present=present,
+            first=first,
             slopes=slopes[rows[readers].T, groups],
         )
 
@@ -149,7 +156,7 @@ class Count:
         the count is a polynomial of that width.
         """
         lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
-        total = self._of(lengths)[:, None, None]
+        total = np.tile(self._of(lengths)[:, None, None], (*widths.shape,))
         for degree in self._by_degree:
             old_widths = kept[:, degree.groups]
             polynomial = [degree.coefficients[degree.readers]]  # by power of the width: (P,) or (N, P)
@@ -157,14 +164,13 @@ class Count:
                 offset = lengths[:, factor] - slope * old_widths  # the length without the group that changes
                 raised = [0, *(term * slope for term in polynomial)]
                 polynomial = [a + b for a, b in zip([*(term * offset for term in polynomial), 0], raised, strict=True)]
-            present, first = np.unique(degree.groups, return_index=True)
-            new, old = np.zeros((*kept.shape, widths.shape[1]), np.int64), np.zeros_like(kept)
-            for term in reversed(polynomial):  # Horner's scheme
-                of_group = np.zeros_like(kept)
-                of_group[:, present] = np.add.reduceat(term, first, axis=-1)
-                new, old = new * widths + of_group[..., None], old * kept + of_group
-            total = total + new - old[..., None]
-        return np.broadcast_to(total, (*kept.shape, widths.shape[1]))
+            new, old = widths[degree.present], kept[:, degree.present, None]
+            change, new_power, old_power = np.zeros((len(kept), *new.shape), np.int64), new, old
+            for term in polynomial[1:]:  # what does not depend on the width stays
+                change += np.add.reduceat(term, degree.first, axis=-1)[..., None] * (new_power - old_power)
+                new_power, old_power = new_power * new, old_power * old
+            total[:, degree.present] += change
+        return total
 
     def gradient(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives (G,) of the count by the units kept (G,), taken as real numbers."""

@@ -34,7 +34,8 @@ class Lattice:
     levels: tuple[IntArray, ...]
     highest: FloatArray = field(init=False, compare=False)
     ladder: IntArray = field(init=False, compare=False, repr=False)
-    _middles: tuple[FloatArray, ...] = field(init=False, compare=False, repr=False)
+    _nearest: IntArray = field(init=False, compare=False, repr=False)
+    _first: IntArray = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         most = np.array([levels[-1] for levels in self.levels], np.int64)
@@ -42,7 +43,14 @@ class Lattice:
         longest = max((len(levels) for levels in self.levels), default=0)
         ladder = [np.pad(levels, (0, longest - len(levels)), mode="edge") for levels in self.levels]
         object.__setattr__(self, "ladder", np.array(ladder, np.int64).reshape(len(most), longest))
-        object.__setattr__(self, "_middles", tuple((levels[1:] + levels[:-1]) / 2 for levels in self.levels))
+        # The nearest level of each half unit: between two of them it is that of the lower, levels being whole units.
+        halves = [np.arange(2 * size + 1) for size in self.sizes.tolist()]
+        nearest = [
+            levels[np.searchsorted(levels[1:] + levels[:-1], half, side="right")]
+            for levels, half in zip(self.levels, halves, strict=True)
+        ]
+        object.__setattr__(self, "_nearest", np.concatenate([*nearest, np.zeros(0, np.int64)]))
+        object.__setattr__(self, "_first", np.cumsum([0, *map(len, nearest)])[:-1])
 
     @classmethod
     def of(
@@ -71,10 +79,8 @@ class Lattice:
 
     def removed(self, coefficients: FloatArray) -> IntArray:
         """Return the units removed (..., G) at `coefficients` (..., G): the nearest level, halves up."""
-        wanted = coefficients * self.sizes
-        removed = np.empty(wanted.shape, np.int64)
-        for g, (levels, middles) in enumerate(zip(self.levels, self._middles, strict=True)):
-            removed[..., g] = levels[np.searchsorted(middles, wanted[..., g], side="right")]
+        halves = np.clip((2 * (coefficients * self.sizes)).astype(np.int64), 0, 2 * self.sizes)
+        removed: IntArray = self._nearest[self._first + halves]
         return removed
 
     @overload

@@ -39,8 +39,8 @@ CROSS, FLAT = 0.1, 1e-3
 FREE = 1e-6
 # Points that are looked at, for each of the 2 G + 1 unknown numbers; the nearest ones.
 POINTS_EACH = 3
-# Bisection of a multiplier, how often its range is made wider before, and rounds over all of them.
-HALVINGS, WIDER, ROUNDS = 50, 20, 8
+# How exactly a multiplier is found, of its range, how often that is made wider before, and rounds over all of them.
+EXACT, WIDER, ROUNDS = 1e-14, 20, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def lowest(
         bounds: Shape (K, 1 + G): rows (v, b), for which v + b . d <= 0 should hold; v is at most 0.
         amount: How much more the constraint's left side shall become.
 
-    For given multipliers of these each group decides alone; they are found one after another, by bisection.
+    For given multipliers of these each group decides alone; they are found one after another.
     """
     offsets, rows = np.r_[-amount, bounds[:, 0]], np.vstack([a, bounds[:, 1:]])
     multipliers = np.zeros(len(rows))
@@ -152,10 +152,8 @@ def _root(falling: Callable[[float], float], low: float, high: float) -> float:
         if falling(low) > 0:
             break
         low *= 4
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if falling(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return high
+    if falling(high) > 0 or falling(low) <= 0:
+        return high
+    from scipy.optimize import brentq  # takes a while to import
+
+    return float(brentq(falling, low, high, xtol=EXACT * (high - low), maxiter=WIDER * 10, disp=False))
