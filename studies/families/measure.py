@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import resource
 import sys
 import tempfile
@@ -195,6 +196,11 @@ def protected_shares(space: PruningSpace, model: nn.Module, small: nn.Module) ->
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
+def of_packages(text: str) -> str:
+    """Return a text in which files of installed packages begin with their package."""
+    return re.sub(r"[^\s`]*/site-packages/", "", text)
+
+
 def of_the_rest(space: PruningSpace, model: nn.Module, small: nn.Module) -> float | str:
     """Return the share that goes of the parameters outside of embeddings and outputs; empty if there are none."""
     tables = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
@@ -217,7 +223,11 @@ def measured(name: str, *, candidates: int = CANDIDATES) -> dict[str, Any]:
     try:
         space = PruningSpace(model, args, example_kwargs=kwargs)
     except SoftPruneError as error:
-        return {**row, "space_s": time.process_time() - start, "verdict": f"{type(error).__name__}: {error}"[:600]}
+        return {
+            **row,
+            "space_s": time.process_time() - start,
+            "verdict": of_packages(f"{type(error).__name__}: {error}")[:600],
+        }
     row["space_s"] = time.process_time() - start
     highest = {group: each.high for group, each in space.distributions.items()}
     smallest, half = space.prune(highest), space.prune({group: high / 2 for group, high in highest.items()})
@@ -242,7 +252,7 @@ def measured(name: str, *, candidates: int = CANDIDATES) -> dict[str, Any]:
         "training": both(lambda network: step(network, inputs), model, half),
         "saved": both(lambda network: saved(space, inputs, half), model, half),
         "exported": both(lambda network: exported(network, inputs), model, half),
-        "reason": f"{reason} {share:.2f}" if share >= 0.01 else "",
+        "reason": f"{of_packages(reason)} {share:.2f}" if share >= 0.01 else "",
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "verdict": "wrong" if max(errors) > WRONG[dtype] and not rounding(space, inputs, some, errors) else "right",
     }
