@@ -15,6 +15,7 @@ from studies.peers import run as peers
 from studies.pitch import run as pitch
 from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
+from studies.training_on import run as training_on
 from studies.widths import run as widths
 
 if TYPE_CHECKING:
@@ -67,3 +68,9 @@ def test_tables_of_other_studies_are_made_of_the_results(study: ModuleType) -> N
     lines = study.tables(Rows(study.COLUMNS, study.KEYS, study.FILE))
     assert len(lines) > 20
     assert not missing(lines, study.FILE.parent / "README.md")
+
+
+def test_tables_of_training_on_are_made_of_the_results() -> None:
+    lines = training_on.tables(Rows(training_on.COLUMNS, len(training_on.KEYS), training_on.FILE))
+    assert len(lines) > 15
+    assert not missing(lines, training_on.FILE.parent / "README.md")
