@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import torch
 import torch_pruning
+import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -106,14 +107,24 @@ def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
 
 
 def walked(
-    space: PruningSpace, x: Tensor, candidates: list[Coefficients], counted: Callable[[int], bool]
-) -> tuple[float, Evaluator]:
-    """Return the mean milliseconds of the candidates that count, values shared, and what they were shared by."""
-    evaluator = space.evaluator(2**30, print)
+    spaces: Spaces, x: Tensor, candidates: list[Coefficients], counted: Callable[[int], bool]
+) -> tuple[list[float], list[Evaluator]]:
+    """Return the mean milliseconds of the candidates that count in each space, one after the other for each candidate.
+
+    Values are shared by the evaluators that are returned too.
+    """
+    evaluators = [space.evaluator(2**30, print) for space in spaces]
+    dense = dict.fromkeys(spaces[0].distributions, 0.0)
+    times: list[list[float]] = []
     with torch.no_grad():
-        evaluator.module(space.candidate(dict.fromkeys(space.distributions, 0.0)))(x)
-        times = [milliseconds([lambda c=c: evaluator.module(space.candidate(c))(x)]) for c in candidates]  # type: ignore[misc]
-    return statistics.fmean(t for i, t in enumerate(times) if counted(i)), evaluator
+        for c in [dense, *candidates]:
+            calls = [
+                functools.partial(lambda space, each, c: each.module(space.candidate(c))(x), *pair, c)
+                for pair in zip(spaces, evaluators, strict=True)
+            ]
+            times.append([milliseconds([call]) for call in calls])
+    means = np.mean([pair for i, pair in enumerate(times[1:]) if counted(i)], 0)
+    return means.tolist(), evaluators
 
 
 def walk_of(
@@ -131,8 +142,7 @@ def walk_of(
         return not round_trip or bool(i % round_trip)
 
     some = [c for i, c in enumerate(candidates) if counted(i)][::every]
-    shared, evaluator = walked(space, x, candidates, counted)
-    with_refit, refitting = walked(refitted, x, candidates, counted)
+    (shared, with_refit), (evaluator, refitting) = walked(spaces, x, candidates, counted)
     with torch.no_grad():
         memory = evaluator.memory
         found = {"looked_up": memory.hits / (memory.hits + memory.misses), "peak_mib": memory.peak / 2**20}
@@ -198,9 +208,9 @@ def searched(spaces: Spaces, model: nn.Module, x: Tensor, name: str, trials: int
     return {"trials": len(made), **seconds, **ratios, "refitted_to_shared": with_refit / shared}
 
 
-def spaces_of(model: nn.Module, x: Tensor, samples: int) -> Spaces:
+def spaces_of(model: nn.Module, x: Tensor) -> Spaces:
     """Return the search space of a network without and with reconstruction."""
-    reconstruction = LeastSquares(Calibration([(x[:samples],)]))
+    reconstruction = LeastSquares(Calibration([(x,)]))
     return PruningSpace(model, (x[:2],)), PruningSpace(model, (x[:2],), reconstruction=reconstruction)
 
 
@@ -216,6 +226,14 @@ def calibrated(model: nn.Module, x: Tensor, repeats: int) -> dict[str, float]:
         ]
     ratio = statistics.median(a / b for a, b in zip(found, forward, strict=True))
     return {"forward_ms": statistics.median(forward), "calibration_ms": statistics.median(found), "ratio": ratio}
+
+
+# Name of a walk -> its candidates, how many (of gradients how many of these), and each how many-th is looked at alone.
+WALKING: dict[str, tuple[Callable[[PruningSpace, int], Iterator[Coefficients]], int, int]] = {
+    "alone": (alone, 10, 1),
+    "gradients": (gradients, 2, 5),
+    "grid": (grid, 100, 7),
+}
 
 
 class Speeds(NamedTuple):
@@ -249,33 +267,34 @@ def measure(speeds: Speeds, quick: bool) -> None:
     warnings.filterwarnings("ignore", category=SoftPruneWarning)
     torch.manual_seed(0)
     count = 20 if quick else 1000
-    flat, square = torch.rand(count, 784), torch.rand(count, 1, 28, 28)
-    networks: dict[str, tuple[nn.Module, Tensor, int]] = {
-        "fully connected autoencoder": (randomise(fully_connected()), flat, count),
-        "fully convolutional autoencoder": (randomise(autoencoder("fully convolutional", 28)), square, count),
+    flat, square, colour = torch.rand(count, 784), torch.rand(count, 1, 28, 28), torch.rand(count, 3, 32, 32)
+    networks: dict[str, tuple[nn.Module, Tensor]] = {
+        "fully connected autoencoder": (randomise(fully_connected()), flat),
+        "convolutional autoencoder": (randomise(autoencoder("convolutional", 28)), square),
+        "fully convolutional autoencoder": (randomise(autoencoder("fully convolutional", 28)), square),
+        "resnet18": (randomise(torchvision.models.resnet18(num_classes=10)), colour),
     }
-    spaces = {name: spaces_of(*network) for name, network in networks.items()}
-    first, second = networks
-    for name, sampler in tqdm([(first, "grid"), (first, "finite differences"), (first, "TPE"), (second, "grid")]):
-        if (name, sampler) not in speeds.searches:
-            row = searched(spaces[name], *networks[name][:2], sampler, 10 if quick else 200)
-            speeds.searches.keep({"network": name, "sampler": sampler, **shortened(row)})
-    cases: list[tuple[str, str, Any, int, int]] = [
-        ("grid", first, grid, 100, 7),
-        *(("gradients", name, gradients, 2, 5) for name in networks),
-        *(("alone", name, alone, 10, 1) for name in networks),
-    ]
-    for walk, name, steps, number, every in tqdm(cases[:1] if quick else cases):
+    made = functools.cache(lambda name: spaces_of(*networks[name]))
+    first, _, third, last = networks
+    names = [first] if quick else list(networks)
+    for name in tqdm(names, desc="calibrations"):
+        if (name,) not in speeds.calibrations:
+            found = calibrated(*networks[name], 1 if quick else 3 if name == last else 9)
+            speeds.calibrations.keep({"network": name, **shortened(found)})
+    for name, walk in tqdm(list(itertools.product(names, WALKING)), desc="walks"):
         if (walk, name) not in speeds.walks:
-            candidates = list(steps(spaces[name][0], min(number, 20) if quick else number))
-            times = [
-                walk_of(spaces[name], *networks[name][:2], walk, candidates, every) for _ in range(1 if quick else 3)
-            ]
+            model, x = networks[name]
+            steps, number, every = WALKING[walk]
+            number, repeats = (3, 1) if quick else (max(number // 5, 1), 1) if name == last else (number, 3)
+            candidates = list(steps(made(name)[0], number))
+            times = [walk_of(made(name), model, x, walk, candidates, every) for _ in range(repeats)]
             medians = {key: statistics.median(each[key] for each in times) for key in times[0]}
             speeds.walks.keep({"walk": walk, "network": name, **shortened(medians)})
-    if (first,) not in speeds.calibrations:
-        found = calibrated(*networks[first][:2], 1 if quick else 5)
-        speeds.calibrations.keep({"network": first, **shortened(found)})
+    searches = [(first, "grid"), (first, "finite differences"), (first, "TPE"), (third, "grid")]
+    for name, sampler in tqdm(searches, desc="searches"):
+        if (name, sampler) not in speeds.searches:
+            row = searched(made(name), *networks[name], sampler, 10 if quick else 200)
+            speeds.searches.keep({"network": name, "sampler": sampler, **shortened(row)})
 
 
 def tables(speeds: Speeds) -> list[str]:
