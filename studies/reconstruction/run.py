@@ -27,6 +27,7 @@ from studies import autoencoders, classifiers
 from studies.command import command
 from studies.mnist_autoencoder.methods import RIDGE, refitting
 from studies.mnist_autoencoder.tables import TRAININGS, interval
+from studies.reconstruction.transformer import of_transformers
 from studies.searching import HEURISTICS
 
 if TYPE_CHECKING:
@@ -249,6 +250,7 @@ def measure(rows: Rows, quick: bool) -> None:
     of_autoencoders(rows, images, quick)
     for data in [classifiers.few()] if quick else [classifiers.digits(), classifiers.mnist()]:
         of_classifiers(rows, data, quick)
+    of_transformers(rows, quick)
     of_training(rows, images, quick)
     of_settings(rows, images, quick)
 
@@ -298,6 +300,7 @@ def tables(rows: Rows) -> list[str]:
     return [
         *table(rows, "search", ("test", "test_tuned"), 2),
         *table(rows, "batch norm", ("validation", "test"), 3),
+        *table(rows, "transformer", ("validation", "test"), 3),
         *table(rows, "training", ("test", "test_tuned"), 2),
         *table(rows, "settings", ("test",), 2),
     ]
