@@ -80,7 +80,8 @@ def read(path: Path) -> PrunedFile:
             metadata = file.metadata() or {}
             text = _text_of(path, metadata)
             names = file.keys()
-            # Memory of their own: what the reader gives is a view of the file, which others may write to.
+            # Memory of their own: what the reader gives is a view of the file, which others may write to, and in which
+            # kernels round otherwise, since it is aligned to few bytes.
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except PrunedFileError:
         raise

@@ -59,8 +59,7 @@ def load_pruned(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         )
 
     def replace(name: str, tensor: Tensor) -> Tensor:
-        # Memory of their own: in the file's, which is aligned to few bytes, kernels round otherwise than in torch's.
-        return weights[name].to(tensor.device, copy=True) if name else tensor.clone()
+        return weights[name].to(tensor.device) if name else tensor.clone()
 
     small = copy_with(model, replace)
     for (module, name, index), (_, length) in plan.attributes.items():
