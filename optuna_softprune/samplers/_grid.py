@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from optuna_softprune._space import PruningSpace
@@ -113,15 +114,27 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
         while (study := self._jobs.study()) is not None:
             with self._lock:
                 progress = self._met(study)
-                if progress.has_free():
-                    return
-                progress.learn(progress.history.read(study))
-                over, free = progress.is_over(), progress.has_free()
+                free = progress.has_free(besides=self._jobs.entering)
+                if not free:
+                    progress.learn(progress.history.read(study))
+                    free = progress.has_free(besides=self._jobs.entering)
+                over = progress.is_over()
+                if free:
+                    self._jobs.enter()
             if over:
                 self._stop(study)
             if over or free or not self._jobs.running:
                 return
             time.sleep(POLL_S)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Claim a point and return its coefficients; errors as in every sampler that claims points."""
+        try:
+            return super().sample_relative(study, trial, search_space)
+        finally:
+            self._jobs.entered()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Note what runs here."""
@@ -152,6 +165,7 @@ class _Jobs:
 
     def __init__(self) -> None:
         self.running: set[int] = set()
+        self._entering: set[int] = set()
         self._thread = threading.local()
         self._study: weakref.ref[optuna.Study] | None = None
 
@@ -165,6 +179,19 @@ class _Jobs:
     def study(self) -> optuna.Study | None:
         """Return the study of the last trial that was begun."""
         return None if self._study is None else self._study()
+
+    @property
+    def entering(self) -> int:
+        """Number of threads that were let through and have claimed no point yet."""
+        return len(self._entering)
+
+    def enter(self) -> None:
+        """Let the thread that calls through."""
+        self._entering.add(threading.get_ident())
+
+    def entered(self) -> None:
+        """Note that the thread that calls has its point, or gets none."""
+        self._entering.discard(threading.get_ident())
 
     def begin(self, study: optuna.Study, number: int) -> None:
         """Note a trial, if it is of `n_jobs`."""
@@ -211,9 +238,9 @@ class _Progress:
         """Return None: what is not planned is of no use."""
         return None
 
-    def has_free(self) -> bool:
-        """Whether a point is neither done nor claimed, as far as is known."""
-        return next(self._free(), None) is not None
+    def has_free(self, *, besides: int = 0) -> bool:
+        """Whether a point is neither done nor claimed, as far as is known, besides so many others."""
+        return next(itertools.islice(self._free(), besides, None), None) is not None
 
     def _free(self) -> Iterator[Point]:
         while self._first_open < len(self._points) and self._points[self._first_open] in self._done:
