@@ -14,6 +14,7 @@ from studies.autoencoders import mnist_root
 from studies.training import WORK, fit, kept
 
 BATCH, RATE = 128, 5e-3
+QUICK_STEPS = 20
 STEPS = {"digits": 600, "mnist": 860, "mnist halved": 860, "few": 60}
 
 
@@ -121,10 +122,13 @@ def classifier(side: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
 
 
-def trained(seed: int, data: Digits) -> nn.Sequential:
-    """Return a classifier trained with Adam, read from its file if it was trained before."""
+def trained(seed: int, data: Digits, *, quick: bool = False) -> nn.Sequential:
+    """Return a classifier trained with Adam, read from its file if it was trained before; `quick`: hardly trained."""
     torch.manual_seed(seed)
     model = classifier(data.calibration.shape[-1])
+    if quick:
+        train(model, data.training, QUICK_STEPS, RATE)
+        return model.eval()
     name = f"{data.name} classifier {seed}"
     return kept(model, name, lambda model: train(model, data.training, STEPS[data.name], RATE))
 

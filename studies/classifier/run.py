@@ -103,7 +103,7 @@ class Case:
 
 def case(seed: int, data: Digits, quick: bool) -> Case:
     """Return a trained network with its search spaces."""
-    model = trained(seed, data)
+    model = trained(seed, data, quick=quick)
     calibration = Calibration([(data.calibration,)])
     plain = PruningSpace(model, (data.calibration[:2],))
     order, refit = ReconstructionError(calibration), LeastSquares(calibration)
