@@ -374,9 +374,8 @@ class Propagation:
             return
         widths = {found.axes[0]: vector(found.labels, found.axes[0]) for found in value if len(found.axes) == 1}
         there = [axis for axis, labels in widths.items() if self._was_there(node, labels)]
-        if isinstance(
-            self._modules.get(self.module_path(node)), nn.MultiheadAttention
-        ):  # which checks the width of its inputs
+        module = self._modules.get(self.module_path(node))
+        if isinstance(module, nn.MultiheadAttention):  # which checks the width of its inputs
             there = []
         for each in statements(node, widths, there, sizes):
             if each.certain:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_softprune.graph import normalised_groups
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from optuna_softprune.graph import Group, Kept, Network
     from optuna_softprune.removal._findings import Levels
@@ -40,10 +39,8 @@ def allowed(group: Group, levels: Levels) -> IntArray:
     return kept
 
 
-def draws(network: Network, groups: Sequence[Group], levels: Levels) -> Iterator[Counts]:
-    """Yield how many units `groups` keep, each draw once."""
-    positions = normalised_groups(network)
-    normalised = {group.name for i, group in enumerate(network.groups) if i in positions}
+def draws(groups: Sequence[Group], levels: Levels, normalised: AbstractSet[str]) -> Iterator[Counts]:
+    """Yield how many units `groups` keep, each draw once; over those that are `normalised` a statistic is taken."""
     some, few = apart(groups, levels, normalised), fewest(groups, levels)
     hiding = [name for name in some if name in normalised and some[name] < AMPLE]
     seen: list[Counts] = []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_softprune._errors import ExportError, VerificationWarning
-from optuna_softprune.graph import Bound, first_line, user_line
+from optuna_softprune.graph import Bound, first_line, normalised_groups, user_line
 from optuna_softprune.program import follows_units
 from optuna_softprune.removal._branches import keep_branches
 from optuna_softprune.removal._draws import all_levels, allowed, draws, random_units
@@ -99,15 +99,23 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
     """
     accepted: list[Group] = []
     reasons: dict[str, str] = {}
+    normalised = {network.groups[i].name for i in normalised_groups(network)}
+
+    def failure_of(groups: Sequence[Group]) -> str:
+        """Return what goes wrong when units of `groups` are removed, or an empty string."""
+        for draw, kept in enumerate(draws(groups, levels, normalised)):
+            if problem := _problem(verifier, network, random_units(network, kept), draw):
+                return problem
+        return ""
 
     def accept(groups: Sequence[Group], line: str = "") -> None:
         if not groups:
             return
-        failure = _failure(verifier, network, [*accepted, *groups], levels)
+        failure = failure_of([*accepted, *groups])
         if not failure:
             accepted.extend(groups)
         elif len(groups) == 1 and (aligned := _in_whole_rows(groups[0], failure, levels)):
-            if other := _failure(verifier, network, [*accepted, aligned], levels):
+            if other := failure_of([*accepted, aligned]):
                 reasons[aligned.name] = other
             else:
                 accepted.append(aligned)
@@ -121,7 +129,7 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
             accept(groups[:middle])
             accept(groups[middle:])
 
-    if network.groups and _failure(verifier, network, network.groups, levels):
+    if network.groups and failure_of(network.groups):
         _expect_dense_network_to_agree(verifier, network)
         used = frozenset().union(*uses.values())
         accept([group for group in network.groups if group.name not in used])
@@ -138,14 +146,6 @@ def _in_whole_rows(group: Group, failure: str, levels: Levels) -> Group | None:
         return None
     aligned = replace(group, multiple=ROW, why_bounded=failure)
     return aligned if len(allowed(aligned, levels)) > 1 else None
-
-
-def _failure(verifier: Verifier, network: Network, groups: Sequence[Group], levels: Levels) -> str:
-    """Return what goes wrong when units of `groups` are removed, or an empty string."""
-    for draw, kept in enumerate(draws(network, groups, levels)):
-        if problem := _problem(verifier, network, random_units(network, kept), draw):
-            return problem
-    return ""
 
 
 def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) -> str:

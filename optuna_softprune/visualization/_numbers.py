@@ -250,10 +250,9 @@ def widths(study: optuna.Study, *, metric: str | None = None) -> Widths:
         ValueError: As `coefficients`, and if no trial is feasible.
     """
     name, sign, trials = _complete(study, metric)
-    feasible = [trial for trial in trials if _is_feasible(trial)]
-    if not feasible:
+    best = _best(trials, name, sign)
+    if best is None:
         raise ValueError(f"Expected a feasible trial, but none of the {len(trials)} complete ones is.")
-    best = max(feasible, key=lambda trial: sign * _value(trial, name))
     groups = _groups(study)
     dense, kept = np.array(list(groups.values()), np.int64), np.array(best.user_attrs[CANDIDATE]["kept"], np.int64)
     held = study.user_attrs.get(FORMULA)
@@ -285,27 +284,32 @@ def front(studies: Sequence[optuna.Study], *, metric: str | None = None) -> Fron
     found = []
     for study in studies:
         name, sign, trials = _complete(study, metric)
-        feasible = [trial for trial in trials if _is_feasible(trial)]
-        if not feasible:
+        best = _best(trials, name, sign)
+        if best is None:
             raise ValueError(f"Expected a feasible trial in each study, but {study.study_name!r} has none yet.")
         if study.user_attrs[WEIGHTS] != studies[0].user_attrs[WEIGHTS]:
             raise ValueError(
                 f"Expected studies of one network, but {study.study_name!r} and {studies[0].study_name!r} have others."
             )
-        found.append((max(feasible, key=lambda trial: sign * _value(trial, name)), study))
+        found.append((best, study))
     found.sort(key=lambda each: _value(each[0], "sparsity"))
-    best = [trial for trial, _ in found]
-    named = [key for key in best[0].user_attrs[CANDIDATE]["metrics"] if all(_has(trial, key) for trial in best)]
+    trials = [trial for trial, _ in found]
+    named = [key for key in trials[0].user_attrs[CANDIDATE]["metrics"] if all(_has(trial, key) for trial in trials)]
     dense = {key: _dense(studies[0], key) for key in (*named, *COUNTS)}
     return Front(
         tuple(study.study_name for _, study in found),
-        np.array([trial.number for trial in best], np.int64),
-        np.array([_value(trial, name) for trial in best]),
-        {key: np.array([_value(trial, key) for trial in best]) for key in (*named, *COUNTS)},
+        np.array([trial.number for trial in trials], np.int64),
+        np.array([_value(trial, name) for trial in trials]),
+        {key: np.array([_value(trial, key) for trial in trials]) for key in (*named, *COUNTS)},
         _dense(studies[0], name),
         {key: value for key, value in dense.items() if value is not None},
         _shown(studies[0], name),
     )
+
+
+def _best(trials: Sequence[FrozenTrial], name: str, sign: int) -> FrozenTrial | None:
+    """Return the best feasible trial, or None if none is feasible."""
+    return max(filter(_is_feasible, trials), key=lambda trial: sign * _value(trial, name), default=None)
 
 
 def _has(trial: FrozenTrial, metric: str) -> bool:
