@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 import torch_pruning
 from test_torchvision import build
+from torch import nn
 
 from optuna_softprune import Group, PruningSpace
 from optuna_softprune.testing import ZOO, randomise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from torch import nn
+
+    from optuna_softprune.testing import ZooNetwork
 
 
 @dataclass
@@ -38,6 +40,10 @@ class ChosenFirst:
                     found[(each.indices == self.index).any(axis=1)] = 0
             scores.append(found)
         return scores
+
+
+def zoo_network(name: str) -> ZooNetwork:
+    return next(network for network in ZOO if network.name == name)
 
 
 # Network, and the modules that together make the units of one group, written down by reading its forward pass. Each
@@ -59,7 +65,7 @@ PRODUCERS = {
 
 @pytest.mark.parametrize(("name", "producers"), PRODUCERS.items())
 def test_unit_whose_producers_are_zero_can_be_removed_without_a_change(name: str, producers: tuple[str, ...]) -> None:
-    network = next(n for n in ZOO if n.name == name)
+    network = zoo_network(name)
     model = randomise(network.build()).double()
     args = tuple(x.double() for x in network.inputs())
     dense = PruningSpace(model, args)
@@ -84,23 +90,59 @@ def test_unit_whose_producers_are_zero_can_be_removed_without_a_change(name: str
         assert expected.abs().max() > 1e-3
 
 
-def test_head_whose_values_are_zero_can_be_removed_without_a_change() -> None:
-    network = next(n for n in ZOO if n.name == "eager_heads")
-    model = randomise(network.build()).double()
-    args = tuple(x.double() for x in network.inputs())
+class TorchHeads(nn.Module):
+    """Four heads of torch's own layer, which go with the channels between layers: it states one width for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 12)
+        self.attend = nn.MultiheadAttention(12, 4, batch_first=True)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.stem(x)
+        return self.head(x + self.attend(x, x, x, need_weights=False)[0])
+
+
+# Network, the group of heads, its units, and the rows of weights (and biases) that are zero: the values of one head.
+HEADS: dict[str, tuple[Callable[[], nn.Module], str, int, dict[str, slice]]] = {
+    "torch": (
+        TorchHeads,
+        "stem",
+        4,
+        {"attend.in_proj_": slice(30, 33), "attend.out_proj.": slice(6, 9), "stem.": slice(6, 9)},
+    ),
+    "packed": (zoo_network("heads").build, "qkv", 3, {"qkv.": slice(16, 18)}),
+    "written_out": (zoo_network("eager_heads").build, "query", 4, {"value.": slice(6, 9)}),
+    "grouped_queries_fused": (zoo_network("grouped_queries_fused").build, "query", 3, {"value.": slice(4, 8)}),
+    "grouped_queries_repeated": (zoo_network("grouped_queries_repeated").build, "query", 3, {"value.": slice(4, 8)}),
+}
+
+
+@pytest.mark.parametrize(("build", "group", "size", "zeroed"), HEADS.values(), ids=HEADS)
+def test_head_whose_values_are_zero_can_be_removed_without_a_change(
+    build: Callable[[], nn.Module], group: str, size: int, zeroed: dict[str, slice]
+) -> None:
+    model = randomise(build()).double().eval()
+    x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
-        model.get_parameter("value.weight")[6:9] = 0
-        model.get_parameter("value.bias")[6:9] = 0
-        space = PruningSpace(model, args, importance=ChosenFirst("value.weight", 6))
-        small = space.prune({"stem": 0.0, "query": 1 / 4})
-        expected, got = model(*args), small(*args)
-    assert small.get_parameter("query.weight").shape == (3 * 2, 5)
+        for name, parameter in model.named_parameters():
+            for prefix, rows in zeroed.items():
+                if name.startswith(prefix):
+                    parameter[rows] = 0
+        (prefix, rows), *_ = zeroed.items()
+        space = PruningSpace(model, (x,), importance=ChosenFirst(f"{prefix}weight", rows.start))
+        assert {each.name: each.size for each in space.groups}[group] == size
+        c = {each.name: (1 / size if each.name == group else 0.0) for each in space.groups}
+        expected, got = model(x), space.prune(c)(x)
+    assert space.parameters(c) < sum(each.numel() for each in model.parameters())
     assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+    assert expected.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "plain_recurrent"])
 def test_hidden_unit_that_stays_zero_can_be_removed_without_a_change(kind: str) -> None:
-    network = next(n for n in ZOO if n.name == kind)
+    network = zoo_network(kind)
     model = randomise(network.build()).double()
     args = tuple(x.double() for x in network.inputs())
     hidden, dead = 6, 2
