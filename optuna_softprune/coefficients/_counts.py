@@ -45,7 +45,8 @@ class _Degree:
         groups: Shape (P,): the group of each pair, ascending.
         present: The groups among them, ascending.
         first: The place of the first pair of each of these.
-        slopes: Shape (D, P): indices per unit of that group in each length of that monomial.
+        factors: Shape (D, P): rows of F, of that monomial.
+        slopes: Shape (D, P): indices per unit of that group in each of these lengths.
     """
 
     coefficients: IntArray
@@ -54,6 +55,7 @@ class _Degree:
     groups: IntArray
     present: IntArray
     first: IntArray
+    factors: IntArray
     slopes: IntArray
 
     @classmethod
@@ -69,6 +71,7 @@ class _Degree:
             groups=groups,
             present=present,
             first=first,
+            factors=rows[readers].T,
             slopes=slopes[rows[readers].T, groups],
         )
 
@@ -87,6 +90,9 @@ class Count:
     lengths: IntArray
     monomials: tuple[tuple[int, tuple[int, ...]], ...]
     _by_degree: tuple[_Degree, ...] = field(init=False, compare=False, repr=False)
+    # F is sparse: the w-th group that each length depends on and how often, shapes (W, A); 0 times where it has fewer.
+    _read: IntArray = field(init=False, compare=False, repr=False)
+    _times: IntArray = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         degrees: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
@@ -94,6 +100,11 @@ class Count:
             degrees.setdefault(len(rows), []).append((coefficient, rows))
         by_degree = tuple(_Degree.of(found, self.lengths[:, 1:]) for found in degrees.values())
         object.__setattr__(self, "_by_degree", by_degree)
+        times = self.lengths[:, 1:]
+        most = (times != 0).sum(axis=1).max(initial=0)
+        read = np.argsort(times == 0, axis=1, kind="stable")[:, :most]
+        object.__setattr__(self, "_read", read.T)
+        object.__setattr__(self, "_times", np.take_along_axis(times, read, axis=1).T)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the formula as JSON; of lengths what is not zero."""
@@ -126,9 +137,15 @@ class Count:
         total = np.empty(len(points), kept.dtype)
         chunk = max(1, CHUNK // max(1, len(self.monomials)))
         for i in range(0, len(points), chunk):
-            lengths = self.lengths[:, 0] + points[i : i + chunk] @ self.lengths[:, 1:].T
-            total[i : i + chunk] = self._of(lengths)
+            total[i : i + chunk] = self._of(self._lengths(points[i : i + chunk]))
         return total.reshape(kept.shape[:-1])
+
+    def _lengths(self, kept: NDArray[Any]) -> NDArray[Any]:
+        """Return the lengths (..., A) for units kept (..., G)."""
+        lengths = np.broadcast_to(self.lengths[:, 0], (*kept.shape[:-1], len(self.lengths)))
+        for read, times in zip(self._read, self._times, strict=True):
+            lengths = lengths + times * kept[..., read]
+        return lengths
 
     def _of(self, lengths: NDArray[Any]) -> NDArray[Any]:
         """Return the count (N,) for lengths (N, A)."""
@@ -155,12 +172,12 @@ class Count:
         At g all groups keep the units of `kept` (N, G), but group g, which keeps those of row g of `widths` (G, L):
         the count is a polynomial of that width.
         """
-        lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
+        lengths = self._lengths(kept)
         total = np.tile(self._of(lengths)[:, None, None], (*widths.shape,))
         for degree in self._by_degree:
             old_widths = kept[:, degree.groups]
             polynomial = [degree.coefficients[degree.readers]]  # by power of the width: (P,) or (N, P)
-            for factor, slope in zip(degree.rows[degree.readers].T, degree.slopes, strict=True):
+            for factor, slope in zip(degree.factors, degree.slopes, strict=True):
                 offset = lengths[:, factor] - slope * old_widths  # the length without the group that changes
                 raised = [0, *(term * slope for term in polynomial)]
                 polynomial = [a + b for a, b in zip([*(term * offset for term in polynomial), 0], raised, strict=True)]
@@ -174,20 +191,24 @@ class Count:
 
     def gradient(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives (G,) of the count by the units kept (G,), taken as real numbers."""
-        lengths = self.lengths[:, 0] + kept @ self.lengths[:, 1:].T
+        lengths = self._lengths(kept)
         by_length = np.zeros(len(lengths))
         for degree in self._by_degree:
             for i, row in enumerate(degree.rows.T):  # product rule
                 others = _product(lengths, np.delete(degree.rows, i, axis=1))
                 by_length += np.bincount(row, degree.coefficients * others, len(lengths))
-        slope: NDArray[np.float64] = by_length @ self.lengths[:, 1:]
+        slope = np.zeros(len(kept))
+        for read, times in zip(self._read, self._times, strict=True):
+            slope += np.bincount(read, times * by_length, len(kept))
         return slope
 
 
 def _product(lengths: NDArray[Any], rows: IntArray) -> NDArray[Any]:
     """Return the products (..., M) of lengths (..., A) over rows (M, D)."""
-    product = np.ones((*lengths.shape[:-1], len(rows)), lengths.dtype)
-    for factor in rows.T:
+    if not rows.shape[1]:
+        return np.ones((*lengths.shape[:-1], len(rows)), lengths.dtype)
+    product = lengths[..., rows[:, 0]]
+    for factor in rows.T[1:]:
         product *= lengths[..., factor]
     return product
 

@@ -32,6 +32,8 @@ IntArray = NDArray[np.int64]
 SMALL_POINTS = 200_000
 # With up to so many groups a step may change two of them; with more the pairs become too many.
 PAIRED_GROUPS = 24
+# So many changes of one group are looked at together, where none of two is.
+SEVERAL = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,22 +156,44 @@ def _adjusted(lattice: Lattice, c: FloatArray, start: FloatArray, band: Band) ->
 
 def _improved(lattice: Lattice, c: FloatArray, point: IntArray, band: Band) -> IntArray:
     """Change one or two groups by a level as long as that leads nearer."""
-    shifts = _paired_shifts(len(point))
-    last = np.array([len(levels) - 1 for levels in lattice.levels])
+    shifts, last = _paired_shifts(len(point)), lattice.ladder.shape[1] - 1
     groups = np.arange(len(point))
     while True:
         at = (lattice.ladder < point[:, None]).sum(axis=1)
-        beside = lattice.ladder[groups[:, None], np.clip(at[:, None] + (-1, 1), 0, last[:, None])]
-        single = _nearest_along(lattice, point[None], beside, c, band)
-        tried = np.array([each for each in (point, single) if each is not None])
+        found = _nearer(lattice, c, point, at, band, 1 if len(shifts) else SEVERAL)
         if len(shifts):
             paired = lattice.ladder[groups, np.clip(at + shifts, 0, last)]
             paired = paired[_distance(lattice, paired, c) < _distance(lattice, point, c)]
-            tried = np.concatenate([tried, paired[band.holds(paired)]])
-        found = tried[_distance(lattice, tried, c).argmin()]
+            tried = np.concatenate([[point, found], paired[band.holds(paired)]])
+            found = tried[_distance(lattice, tried, c).argmin()]
         if (found == point).all():
             return point
         point = found
+
+
+def _nearer(lattice: Lattice, c: FloatArray, point: IntArray, at: IntArray, band: Band, several: int) -> IntArray:
+    """Return where changes of one group by a level lead from a point (G,) of the band; the point if to none nearer.
+
+    Each change is the one that leads nearest in the band; up to `several` follow each other. `at` (G,) is the level of
+    each group.
+    """
+    groups, last = np.arange(len(point)), lattice.ladder.shape[1] - 1
+    toward = np.sign(np.rint(c * lattice.sizes - point)).astype(int)
+    steps = [lattice.ladder[groups, np.clip(at + n * toward, 0, last)] for n in range(3)]
+    off = [(step / lattice.sizes - c) ** 2 for step in steps]
+    gain, after = off[0] - off[1], off[1] - off[2]
+    order = np.argsort(_distance(lattice, point, c) - off[0] + off[1], kind="stable")
+    order = order[gain[order] > 0]
+    # A second change of the same group has its turn before changes that gain less.
+    second = np.maximum.accumulate(np.r_[0, after[order]])[:-1]
+    first = order[: np.argmin(np.r_[gain[order] >= second, False])][:several]
+    alone = np.where(np.eye(len(point), dtype=bool)[order], steps[1], point)
+    together = point + np.cumsum(alone[: len(first)] - point, axis=0)
+    allowed = int(np.argmin(np.r_[band.holds(together), False]))
+    if allowed:
+        return np.asarray(together[allowed - 1])
+    inside = np.flatnonzero(band.holds(alone))
+    return np.asarray(alone[inside[0]]) if len(inside) else point
 
 
 def _paired_shifts(groups: int) -> IntArray:
