@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -12,7 +12,14 @@ import torch
 from test_constraint import SMALL
 from test_tied import NETWORKS, autoencoder
 
-from optuna_softprune import PruningObjective, PruningSpace, SparsityConstraint, open_storage, remaining_trials
+from optuna_softprune import (
+    InfeasibleTargetError,
+    PruningObjective,
+    PruningSpace,
+    SparsityConstraint,
+    open_storage,
+    remaining_trials,
+)
 from optuna_softprune.samplers import FiniteDifferenceSampler, additive_start, additive_sweep, warm_starts
 from optuna_softprune.testing import randomise
 from optuna_softprune.visualization import front, plot_front
@@ -109,6 +116,22 @@ def test_what_says_nothing_is_passed_over_and_what_is_wrong_is_said() -> None:
         warm_starts([optuna.create_study(directions=["minimize"] * 2)], constraint)
     with pytest.raises(TypeError, match="Expected `constraint` to be a `LatticeConstraint`"):
         warm_starts([empty], None)  # type: ignore[arg-type]
+
+
+def test_what_fails_behind_a_sweep_is_no_missing_sweep() -> None:
+    constraint = SparsityConstraint(SMALL, 0.4, tolerance=0.03)
+    study = optuna.create_study()
+    for c in additive_sweep(constraint, levels=1):
+        study.enqueue_trial(c)
+    study.optimize(_violated, n_trials=len(SMALL.groups) + 1)
+
+    class Unattainable(SparsityConstraint):
+        def project(self, c: Any) -> Any:
+            raise InfeasibleTargetError("Expected a network within the tolerance.")
+
+    constraint.__class__ = Unattainable
+    with pytest.raises(InfeasibleTargetError, match="Expected a network within the tolerance"):
+        warm_starts([study], constraint)
 
 
 def _violated(trial: optuna.Trial) -> float:

@@ -22,6 +22,7 @@ import torch
 from optuna.trial import TrialState
 
 from optuna_softprune._errors import StudyMismatchError, shorten
+from optuna_softprune._keys import CONSTRAINT, PREFIX
 from optuna_softprune._log import LOGGER
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from optuna_softprune._space import PruningSpace
 
-PREFIX = "softprune:"
 SCHEMA = 1
 CANDIDATE = f"{PREFIX}candidate"
 DENSE = f"{PREFIX}dense"
@@ -39,8 +39,6 @@ ROLE = f"{PREFIX}role"
 ITERATION = f"{PREFIX}iteration"
 FEASIBLE = f"{PREFIX}feasible"
 GROUPS = f"{PREFIX}groups"
-OBJECTIVE = f"{PREFIX}objective"
-CONSTRAINT = f"{PREFIX}constraint"
 METRIC_NAME = f"{PREFIX}metric"
 WEIGHTS = f"{PREFIX}weights"
 COUNTS_OF_DENSE = f"{PREFIX}counts"

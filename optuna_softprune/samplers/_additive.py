@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
     from optuna_softprune.coefficients import LatticeConstraint
+    from optuna_softprune.numerics import Curve
 
 
 def additive_sweep(constraint: LatticeConstraint, *, levels: int = 4) -> list[dict[str, float]]:
@@ -56,18 +57,22 @@ def additive_start(study: optuna.Study, constraint: LatticeConstraint) -> dict[s
         ValueError: If the dense network or a group has no complete trial.
     """
     check_constraint(constraint)
+    curves = measured_alone(study, constraint)
+    missing = [name for name, curve in zip(constraint.names, curves, strict=True) if len(curve.losses) == 1]
+    if missing:
+        raise ValueError(
+            "Expected the candidates of `additive_sweep(constraint)` to be complete, but there is no trial of "
+            + ("the dense network, or of " if len(missing) == len(curves) else "")
+            + f"the groups {shorten(missing)} alone: enqueue them and run `study.optimize` first."
+        )
+    return dict(zip(constraint.names, least_sum(constraint, curves).tolist(), strict=True))
+
+
+def measured_alone(study: optuna.Study, constraint: LatticeConstraint) -> list[Curve]:
+    """Return what a study's complete trials say of each group alone; a curve of one point where they say nothing."""
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     history = History(constraint.names, partial(units_of, constraint))
     history.read(study)
     losses = {point: sign * trial.value for point, trial in history.complete.items() if trial.value is not None}
     points = [np.array(point) / constraint.sizes for point in losses]
-    curves = curves_alone(constraint, points, list(losses.values()))
-    missing = [name for name, curve in zip(constraint.names, curves, strict=True) if len(curve.losses) == 1]
-    if missing:
-        dense = (0,) * len(constraint.names) in losses
-        raise ValueError(
-            "Expected the candidates of `additive_sweep(constraint)` to be complete, but there is no trial of "
-            + (f"the groups {shorten(missing)} alone" if dense else "the dense network")
-            + ": enqueue them and run `study.optimize` first."
-        )
-    return dict(zip(constraint.names, least_sum(constraint, curves).tolist(), strict=True))
+    return curves_alone(constraint, points, list(losses.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optuna_softprune._errors import InfeasibleTargetError
+from optuna_softprune._keys import CONSTRAINT, OBJECTIVE
 from optuna_softprune.coefficients import COUNTED, Of, SparsityConstraint
 from optuna_softprune.numerics import Search, enlarge
 from optuna_softprune.samplers._arguments import check_choice, check_fraction
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from optuna_softprune.coefficients import CountedSpace, LatticeConstraint
-
-# What the study says of its search (`objective`, in the stored format).
-OBJECTIVE, CONSTRAINT = "softprune:objective", "softprune:constraint"
 
 
 class LargestSparsitySampler(ReplaySampler):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_softprune._errors import shorten
-from optuna_softprune.samplers._additive import additive_start
+from optuna_softprune.numerics import least_sum
+from optuna_softprune.samplers._additive import measured_alone
 from optuna_softprune.samplers._arguments import check_constraint
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _moved(study: optuna.Study, constraint: LatticeConstraint) -> dict[str, floa
 
 def _additive(study: optuna.Study, constraint: LatticeConstraint) -> dict[str, float] | None:
     """Return the additive model's answer, or None if a study has no sweep."""
-    try:
-        return additive_start(study, constraint)
-    except ValueError:
+    curves = measured_alone(study, constraint)
+    if any(len(curve.losses) == 1 for curve in curves):
         return None
+    return dict(zip(constraint.names, least_sum(constraint, curves).tolist(), strict=True))
