@@ -11,6 +11,7 @@ import optuna
 from torch import nn
 
 from optuna_softprune._errors import StudyMismatchError
+from optuna_softprune._keys import PREFIX
 from optuna_softprune._log import LOGGER
 from optuna_softprune.coefficients import COUNTED, Of
 from optuna_softprune.evaluation import (
@@ -32,7 +33,6 @@ from optuna_softprune.objective._record import (
     FEASIBLE,
     ITERATION,
     METRIC_NAME,
-    PREFIX,
     ROLE,
     Claimed,
     claim,
