@@ -226,6 +226,31 @@ def test_fewest_units_that_run_are_found_and_said() -> None:
     assert "squeeze" in space.groups[1].why_bounded
 
 
+class DeadEnd(nn.Module):
+    """Decides by an integer that is as large as a width, in what reaches no output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode, self.heads = 3, 3
+        self.up, self.down, self.head = nn.Linear(4, 9), nn.Linear(9, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sigmoid(self.up(x))
+        heads = y.reshape(len(x), self.heads, y.shape[1] // self.heads)
+        if self.mode == 3:
+            heads = (heads @ heads.mT).softmax(-1) @ heads
+        self.down(heads.flatten(1))
+        z: Tensor = self.head(x)
+        return z
+
+
+def test_what_reaches_no_output_is_counted_as_it_runs() -> None:
+    model, x = randomise(DeadEnd()).eval(), torch.randn(2, 4)
+    space = PruningSpace(model, (x,))
+    assert "`if self.mode == 3:` the forward pass decides by this width (it runs 112 mult" in str(space)
+    assert_removed_equals_masked(space, model, (x,))
+
+
 class Numbered(nn.Module):
     """Blocks of which some state a size as a number."""
 

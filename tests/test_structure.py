@@ -30,7 +30,7 @@ FORBIDDEN = {
     "reconstruction": ("optuna", "optuna_softprune.importance", "optuna_softprune.removal"),
     "plan": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients", "optuna_softprune.removal"),
     "shipping": ("optuna", "optuna_softprune.objective", "optuna_softprune.samplers", "optuna_softprune.evaluation"),
-    "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.coefficients"),
+    "removal": ("optuna", "optuna_softprune.importance", "optuna_softprune.objective", "optuna_softprune.evaluation"),
     "evaluation": (
         "optuna",
         "optuna_softprune.importance",

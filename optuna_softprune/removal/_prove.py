@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_softprune._errors import ExportError, VerificationWarning
+from optuna_softprune.coefficients import mac_count
 from optuna_softprune.graph import Bound, first_line, normalised_groups, user_line
 from optuna_softprune.program import follows_units
 from optuna_softprune.removal._branches import keep_branches
@@ -25,7 +26,7 @@ from optuna_softprune.removal._shapes import Shapes
 from optuna_softprune.removal._verify import LEAST_RESPONSE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna_softprune.graph import Group, Kept, Network
     from optuna_softprune.removal._findings import Levels
@@ -73,13 +74,14 @@ def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findin
     network = shapes.network
     names = [group.name for group in network.groups]
     findings = Findings(network, levels)
+    unseen = _unseen(verifier, network)
 
     def harm(kept: dict[int, int], found: Findings) -> str:
         widths = found.widths(kept)
         if problem := shapes.at(widths).problem:
             return problem
         chosen = random_units(network, dict(zip(names, widths.tolist(), strict=True)))
-        return _problem(verifier, network, chosen)
+        return _problem(verifier, network, chosen) or unseen(chosen)
 
     uses: Uses = {}
     while (fits := let_any_widths_fit(shapes, findings)) and let_fewest_fit(shapes, findings):
@@ -100,11 +102,13 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
     accepted: list[Group] = []
     reasons: dict[str, str] = {}
     normalised = {network.groups[i].name for i in normalised_groups(network)}
+    unseen = _unseen(verifier, network)
 
     def failure_of(groups: Sequence[Group]) -> str:
         """Return what goes wrong when units of `groups` are removed, or an empty string."""
         for draw, kept in enumerate(draws(groups, levels, normalised)):
-            if problem := _problem(verifier, network, random_units(network, kept), draw):
+            chosen = random_units(network, kept)
+            if problem := _problem(verifier, network, chosen, draw) or unseen(chosen):
                 return problem
         return ""
 
@@ -163,6 +167,33 @@ def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) ->
     if draw == 0:
         _warn_of_little_response(verifier, network, comparison)
     return ""
+
+
+def _unseen(verifier: Verifier, network: Network) -> Callable[[Kept], str]:
+    """Return what tells whether a removed network runs what the graph runs, also where that reaches no output.
+
+    Of that, values tell nothing; multiply-accumulates do, where torch counts those of the dense network as the graph's.
+    """
+    reaching = {node for node in network.exported.graph.nodes if node.op == "output"}
+    for node in reversed(network.exported.graph.nodes):
+        if node in reaching:
+            reaching.update(node.all_input_nodes)
+    if network.macs.keys() <= reaching:
+        return lambda _: ""
+    formula, firsts = mac_count(network), [group.first_unit for group in network.groups]
+
+    def counted(kept: Kept) -> tuple[int, int]:
+        return verifier.macs(network, kept), int(formula(np.add.reduceat(kept, firsts, dtype=np.int64)))
+
+    def problem(kept: Kept) -> str:
+        found, expected = counted(kept)
+        return "" if found == expected else f"it runs {found:,} multiply-accumulates instead of {expected:,}"
+
+    with contextlib.suppress(Exception):  # some networks cannot be counted
+        found, expected = counted(np.ones(network.units, bool))
+        if found == expected:
+            return problem
+    return lambda _: ""
 
 
 def _warn_of_little_response(verifier: Verifier, network: Network, comparison: Comparison) -> None:

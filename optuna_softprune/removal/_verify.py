@@ -17,7 +17,7 @@ from optuna_softprune.removal._masked import masked_outputs
 from optuna_softprune.removal._remove import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -101,11 +101,7 @@ class Verifier:
         Raises:
             Exception: What the removed network's forward pass raises.
         """
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-            Doubled() if self.doubled is not None else contextlib.nullcontext(),
-        ):
+        with self._undisturbed():
             for noise in (NOISE, 0.0):  # where noise leaves the domain of the network, the example itself
                 inputs = self._inputs(network, noise, 2 * draw + 1)
                 small = remove(self._compared, network, kept, share=True)
@@ -116,6 +112,25 @@ class Verifier:
             moved = self._returned(small, network, self._inputs(network, NOISE, 2 * draw + 2), draw)
         scales, response = _scales(removed, moved)
         return Comparison(_error(removed, masked, scales), response)
+
+    def macs(self, network: Network, kept: Kept) -> int:
+        """Return the multiply-accumulates of the network without the units that are not kept, as torch counts them."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with self._undisturbed(), FlopCounterMode(display=False) as counter:
+            small = remove(self._compared, network, kept, share=True)
+            self._returned(small, network, self._inputs(network, 0.0, 1), 0)
+        return int(counter.get_total_flops() // 2)
+
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Run without gradients, in the precision that is compared, and put the CPU's random state back."""
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            Doubled() if self.doubled is not None else contextlib.nullcontext(),
+        ):
+            yield
 
     @property
     def _compared(self) -> nn.Module:
