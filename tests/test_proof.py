@@ -226,28 +226,32 @@ def test_fewest_units_that_run_are_found_and_said() -> None:
     assert "squeeze" in space.groups[1].why_bounded
 
 
-class DeadEnd(nn.Module):
-    """Decides by an integer that is as large as a width, in what reaches no output."""
+class Decides(nn.Module):
+    """Decides by an integer that is as large as a width, where values do not tell: on the way to no output, or of one.
 
-    def __init__(self) -> None:
+    Attention to a single token changes nothing.
+    """
+
+    def __init__(self, *, used: bool) -> None:
         super().__init__()
-        self.mode, self.heads = 3, 3
-        self.up, self.down, self.head = nn.Linear(4, 9), nn.Linear(9, 4), nn.Linear(4, 2)
+        self.mode, self.used = 3, used
+        self.up, self.down, self.head = nn.Linear(4, 3), nn.Linear(3, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.sigmoid(self.up(x))
-        heads = y.reshape(len(x), self.heads, y.shape[1] // self.heads)
+        y = torch.sigmoid(self.up(x)).reshape(len(x), 1, self.mode)
         if self.mode == 3:
-            heads = (heads @ heads.mT).softmax(-1) @ heads
-        self.down(heads.flatten(1))
-        z: Tensor = self.head(x)
-        return z
+            y = (y @ y.mT).softmax(-1) @ y if self.used else y @ y.mT @ y
+        z: Tensor = self.down(y.flatten(1))
+        found: Tensor = self.head(z if self.used else x)
+        return found
 
 
-def test_what_reaches_no_output_is_counted_as_it_runs() -> None:
-    model, x = randomise(DeadEnd()).eval(), torch.randn(2, 4)
+@pytest.mark.parametrize("used", [True, False])
+def test_what_values_do_not_tell_is_counted_as_it_runs(used: bool) -> None:
+    model, x = randomise(Decides(used=used)).eval(), torch.randn(2, 4)
     space = PruningSpace(model, (x,))
-    assert "`if self.mode == 3:` the forward pass decides by this width (it runs 112 mult" in str(space)
+    assert "it runs" in str(space)
+    assert "multiply-accumulates instead of" in str(space)
     assert_removed_equals_masked(space, model, (x,))
 
 

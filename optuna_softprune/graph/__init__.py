@@ -25,7 +25,7 @@ from optuna_softprune.graph._groups import (
     Units,
     kept_indices,
 )
-from optuna_softprune.graph._meta import meta_copy, returned, shortcut
+from optuna_softprune.graph._meta import meta_copy, returned, shortcut, to_meta
 from optuna_softprune.graph._network import digest, modes_kept, tensors, unwrapped
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._reasons import is_users, user_line
@@ -89,6 +89,7 @@ __all__ = [
     "rule_of",
     "shortcut",
     "tensors",
+    "to_meta",
     "to_working",
     "unwrapped",
     "user_line",

@@ -8,6 +8,7 @@ where they keep the fewest, and where what is normalised over few units hides no
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -74,14 +75,14 @@ def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findin
     network = shapes.network
     names = [group.name for group in network.groups]
     findings = Findings(network, levels)
-    unseen = _unseen(verifier, network)
+    other_operations = _other_operations(verifier, network)
 
     def harm(kept: dict[int, int], found: Findings) -> str:
         widths = found.widths(kept)
         if problem := shapes.at(widths).problem:
             return problem
         chosen = random_units(network, dict(zip(names, widths.tolist(), strict=True)))
-        return _problem(verifier, network, chosen) or unseen(chosen)
+        return _problem(verifier, network, chosen) or other_operations(chosen)
 
     uses: Uses = {}
     while (fits := let_any_widths_fit(shapes, findings)) and let_fewest_fit(shapes, findings):
@@ -102,13 +103,15 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
     accepted: list[Group] = []
     reasons: dict[str, str] = {}
     normalised = {network.groups[i].name for i in normalised_groups(network)}
-    unseen = _unseen(verifier, network)
+    other_operations = None if _all_reaches_an_output(network) else _other_operations(verifier, network)
 
     def failure_of(groups: Sequence[Group]) -> str:
         """Return what goes wrong when units of `groups` are removed, or an empty string."""
         for draw, kept in enumerate(draws(groups, levels, normalised)):
             chosen = random_units(network, kept)
-            if problem := _problem(verifier, network, chosen, draw) or unseen(chosen):
+            if problem := _problem(verifier, network, chosen, draw):
+                return problem
+            if other_operations is not None and (problem := other_operations(chosen)):
                 return problem
         return ""
 
@@ -169,31 +172,38 @@ def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) ->
     return ""
 
 
-def _unseen(verifier: Verifier, network: Network) -> Callable[[Kept], str]:
-    """Return what tells whether a removed network runs what the graph runs, also where that reaches no output.
+def _other_operations(verifier: Verifier, network: Network) -> Callable[[Kept], str]:
+    """Return what tells whether a removed network runs other operations than the graph, though its values are right.
 
-    Of that, values tell nothing; multiply-accumulates do, where torch counts those of the dense network as the graph's.
+    Multiply-accumulates tell, where torch counts those of the dense network as the graph's.
     """
-    reaching = {node for node in network.exported.graph.nodes if node.op == "output"}
-    for node in reversed(network.exported.graph.nodes):
-        if node in reaching:
-            reaching.update(node.all_input_nodes)
-    if network.macs.keys() <= reaching:
-        return lambda _: ""
     formula, firsts = mac_count(network), [group.first_unit for group in network.groups]
 
     def counted(kept: Kept) -> tuple[int, int]:
         return verifier.macs(network, kept), int(formula(np.add.reduceat(kept, firsts, dtype=np.int64)))
 
-    def problem(kept: Kept) -> str:
-        found, expected = counted(kept)
-        return "" if found == expected else f"it runs {found:,} multiply-accumulates instead of {expected:,}"
-
-    with contextlib.suppress(Exception):  # some networks cannot be counted
+    @functools.cache
+    def is_counted() -> bool:
         found, expected = counted(np.ones(network.units, bool))
-        if found == expected:
-            return problem
-    return lambda _: ""
+        return found == expected
+
+    def problem(kept: Kept) -> str:
+        with contextlib.suppress(Exception):  # some networks cannot be counted
+            found, expected = counted(kept)
+            if found != expected and is_counted():
+                return f"it runs {found:,} multiply-accumulates instead of {expected:,}"
+        return ""
+
+    return problem
+
+
+def _all_reaches_an_output(network: Network) -> bool:
+    """Whether every contraction has to do with an output: values tell nothing of others."""
+    reaching = {node for node in network.exported.graph.nodes if node.op == "output"}
+    for node in reversed(network.exported.graph.nodes):
+        if node in reaching:
+            reaching.update(node.all_input_nodes)
+    return network.macs.keys() <= reaching
 
 
 def _warn_of_little_response(verifier: Verifier, network: Network, comparison: Comparison) -> None:

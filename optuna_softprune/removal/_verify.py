@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optuna_softprune.graph import copy_with, map_tensors, to_working
+from optuna_softprune.graph import copy_with, map_tensors, meta_copy, returned, to_meta, to_working
 from optuna_softprune.removal._doubled import Doubled
 from optuna_softprune.removal._masked import masked_outputs
 from optuna_softprune.removal._remove import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -101,7 +101,11 @@ class Verifier:
         Raises:
             Exception: What the removed network's forward pass raises.
         """
-        with self._undisturbed():
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            Doubled() if self.doubled is not None else contextlib.nullcontext(),
+        ):
             for noise in (NOISE, 0.0):  # where noise leaves the domain of the network, the example itself
                 inputs = self._inputs(network, noise, 2 * draw + 1)
                 small = remove(self._compared, network, kept, share=True)
@@ -114,23 +118,19 @@ class Verifier:
         return Comparison(_error(removed, masked, scales), response)
 
     def macs(self, network: Network, kept: Kept) -> int:
-        """Return the multiply-accumulates of the network without the units that are not kept, as torch counts them."""
+        """Return the multiply-accumulates of the network without the units that are not kept, as torch counts them.
+
+        Raises:
+            Exception: If it does not run without data.
+        """
         from torch.utils.flop_counter import FlopCounterMode
 
-        with self._undisturbed(), FlopCounterMode(display=False) as counter:
-            small = remove(self._compared, network, kept, share=True)
-            self._returned(small, network, self._inputs(network, 0.0, 1), 0)
+        small = meta_copy(remove(self.model, network, kept, share=True)).requires_grad_(False)
+        dtype = network.exported.dtype
+        inputs = map_tensors((self.args, dict(self.kwargs)), lambda tensor: to_meta(to_working(tensor, dtype)))
+        with FlopCounterMode(display=False) as counter:
+            returned(small, *inputs)
         return int(counter.get_total_flops() // 2)
-
-    @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Run without gradients, in the precision that is compared, and put the CPU's random state back."""
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-            Doubled() if self.doubled is not None else contextlib.nullcontext(),
-        ):
-            yield
 
     @property
     def _compared(self) -> nn.Module:
