@@ -12,13 +12,18 @@ from torch.overrides import TorchFunctionMode
 from optuna_softprune.graph._copy import copy_with, map_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 # What has the sizes of its first argument, which takes torch long to find out there.
 ELEMENTWISE = frozenset(
     {torch.relu, torch.sigmoid, torch.tanh, Tensor.relu, Tensor.sigmoid, Tensor.tanh, F.relu, F.relu6, F.hardtanh}
     | {F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.elu, F.leaky_relu, F.softplus}
 )
+# The same as operations of a graph, which traced parts run.
+ELEMENTWISE |= {
+    getattr(torch.ops.aten, name).default
+    for name in ("relu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "elu", "leaky_relu")
+}
 
 
 def to_meta(tensor: Tensor) -> Tensor:
@@ -45,10 +50,13 @@ def shortcut(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     if args and type(args[0]) is Tensor and args[0].is_floating_point():
         if function in ELEMENTWISE and "out" not in kwargs:
             return args[0] if kwargs.get("inplace") else torch.empty_like(args[0])
+        given: Sequence[Any] = ()
         if function is F.batch_norm and not kwargs.get("training"):
             given = [*args[1:], kwargs.get("weight"), kwargs.get("bias")]
-            if all(each is None or list(each.shape) == [args[0].shape[1]] for each in given):
-                return torch.empty_like(args[0])
+        if function is torch.ops.aten.batch_norm.default and not args[5]:
+            given = args[1:5]
+        if given and all(each is None or list(each.shape) == [args[0].shape[1]] for each in given):
+            return torch.empty_like(args[0])
     return function(*args, **kwargs)
 
 

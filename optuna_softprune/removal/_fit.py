@@ -24,6 +24,7 @@ def let_any_widths_fit(shapes: Shapes, findings: Findings) -> Pass | None:
         The pass that runs, or None if no group was found that could be blamed.
     """
     said: dict[str, str] = {}
+    useless: set[tuple[str, type]] = set()
 
     def run(leaders: Sequence[int]) -> Pass:
         return shapes.generic(findings.members(leaders), findings.leader)
@@ -40,7 +41,7 @@ def let_any_widths_fit(shapes: Shapes, findings: Findings) -> Pass | None:
         if tied:
             findings.tie(tied)
             continue
-        if _traced(shapes, found, lambda: run(findings.leaders)):
+        if _traced(shapes, found, lambda: run(findings.leaders), useless):
             continue
         place = found.problem.split("`: ")[0]
         if place not in said:
@@ -52,20 +53,28 @@ def let_any_widths_fit(shapes: Shapes, findings: Findings) -> Pass | None:
     return found
 
 
-def _traced(shapes: Shapes, failed: Pass, run: Callable[[], Pass]) -> bool:
-    """Let the smallest submodule around a failure run its own graph; return whether it then runs at such widths."""
-    before = shapes.traced
-    for path in reversed(failed.modules):
-        if path in before or shapes.is_torchs(path):
+def _traced(shapes: Shapes, failed: Pass, run: Callable[[], Pass], useless: set[tuple[str, type]]) -> bool:
+    """Let the smallest submodule around a failure run its own graph; return whether it then runs at such widths.
+
+    Classes whose graph was `useless` against a failure at the same line come last: in a network of many blocks of one
+    kind the first of them tells which.
+    """
+
+    def kind(path: str) -> tuple[str, type]:
+        return failed.line, type(shapes.module(path))
+
+    for path in sorted(reversed(failed.modules), key=lambda path: kind(path) in useless):
+        if path in shapes.traced or shapes.is_torchs(path):
             continue
         try:
-            shapes.trace(path, failed.line)
+            undo = shapes.trace(path, failed.line)
         except NotTraceableError as refusal:
             shapes.refusals.setdefault(failed.line, str(refusal))
             continue
         if path not in run().modules:
             return True
-        shapes.untrace(before)
+        undo()
+        useless.add(kind(path))
     return False
 
 

@@ -128,35 +128,43 @@ class Shapes:
             self._calls, self._returned = self._dense(self._inputs)
         self._changes = _state(self._module) != before
 
-    def trace(self, path: str, line: str) -> None:
+    def trace(self, path: str, line: str) -> Callable[[], None]:
         """Let a submodule run its own graph from now on; those inside of it are a part of it.
 
         Args:
             path: Its qualified name.
             line: The line of code that states a size.
 
+        Returns:
+            What makes all as it was.
+
         Raises:
             NotTraceableError: If it cannot; all is as it was.
         """
-        before = self.traced
+        before, calls, shapes = self.traced, self._calls, self._returned
+
+        def undo() -> None:
+            self._become(before)
+            self._calls, self._returned = calls, shapes
+
         part = self._tracing.part(path, line)
         inside = [each for each in before if each.startswith(f"{path}.")]
         self._become({each: found for each, found in before.items() if each not in inside} | {path: part})
         try:
             self._calls, self._returned = self._dense(self._inputs)
         except Exception as error:
-            self._become(before)
+            undo()
             raise NotTraceableError(f"the graph of `{path}` does not run ({first_line(error)})") from error
+        return undo
+
+    def module(self, path: str) -> nn.Module:
+        """Return the submodule with a qualified name."""
+        return self._module.get_submodule(path)
 
     def is_torchs(self, path: str) -> bool:
         """Whether a submodule is one of torch's layers: what does not fit it was made around it."""
-        module = self._module.get_submodule(path)
+        module = self.module(path)
         return type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is None
-
-    def untrace(self, traced: Mapping[str, TracedPart]) -> None:
-        """Let only these submodules run their own graphs."""
-        self._become(dict(traced))
-        self._calls, self._returned = self._dense(self._inputs)
 
     def _become(self, traced: dict[str, TracedPart]) -> None:
         self.traced = traced

@@ -266,7 +266,6 @@ SMALLER: dict[str, dict[str, Any]] = {
     "lraspp_mobilenet_v3_large": {"size": 64},
     "crossvit_tiny_240": {"size": 240},
     "botnet26t_256": {"size": 256},
-    "haloregnetz_b": {"size": 256},
 }
 
 
