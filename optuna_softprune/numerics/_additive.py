@@ -47,6 +47,8 @@ SLACK = 0.1
 # Lattices of up to so many points are looked at whole.
 SMALL_POINTS = 200_000
 MOST_MOVES = 500
+# What a move has to save, as a share of the sum: far less than a curve through a few levels is off.
+LEAST = 1e-5
 # How many of the starts, the best ones, are improved.
 IMPROVED = 4
 
@@ -126,11 +128,17 @@ class _Model:
         middle = constraint.project(constraint.highest / 2)
         self._width = abs(constraint.residual(middle)) - float(constraint.violation(middle))
         self._losses = [curve.at(levels) for curve, levels in zip(curves, self._levels, strict=True)]
+        # Shape (G, L): the same side by side; a group of fewer levels repeats its last, which never comes first.
+        longest = max(map(len, self._levels))
+        self._ladder, self._lost = (
+            np.array([np.pad(each, (0, longest - len(each)), mode="edge") for each in groups])
+            for groups in (self._levels, self._losses)
+        )
 
     @property
-    def points(self) -> float:
+    def points(self) -> int:
         """How many points the lattice has."""
-        return float(np.prod([float(len(levels)) for levels in self._levels]))
+        return math.prod(map(len, self._levels))
 
     def best(self) -> FloatArray:
         """Return the best of all feasible points (G,)."""
@@ -174,8 +182,9 @@ class _Model:
 
     def _cheapest(self, multiplier: float, a: FloatArray) -> FloatArray:
         """Return argmin l_g(c) - multiplier a_g c for each group (G,)."""
-        groups = zip(self._levels, self._losses, a.tolist(), strict=True)
-        return np.array([levels[np.argmin(losses - multiplier * slope * levels)] for levels, losses, slope in groups])
+        cheapest = np.argmin(self._lost - multiplier * a[:, None] * self._ladder, axis=1)
+        found: FloatArray = np.take_along_axis(self._ladder, cheapest[:, None], axis=1)[:, 0]
+        return found
 
     def _places(self, c: FloatArray) -> list[int]:
         """Return which level of its group each coefficient (G,) is."""
@@ -191,7 +200,7 @@ class _Model:
         return c
 
     def _better(self, c: FloatArray) -> FloatArray | None:
-        """Return the neighbour (G,) of c that is feasible and costs least, if it costs less."""
+        """Return c (G,) after the changes of one group or two that save most; None if none saves and is feasible."""
         groups, to, saved = self._moves(c)
         shift = self._constraint.gradient(c)[groups] * (to - c[groups])
         residual = self._constraint.residual(c)
@@ -201,7 +210,7 @@ class _Model:
         slack = SLACK * (np.abs(shift[first]) + np.abs(other))
         near = np.abs(residual + shift[first] + other) <= self._width + slack
         apart = (groups[first] != groups[second]) | (first == second)
-        chosen = np.flatnonzero(near & apart & (total > 1e-12 * (1 + abs(self.sum(c)))))
+        chosen = np.flatnonzero(near & apart & (total > LEAST * abs(self.sum(c))))
         chosen = chosen[np.argsort(-total[chosen], kind="stable")[:TRIED]]
         if not len(chosen):
             return None
@@ -209,8 +218,20 @@ class _Model:
         rows = np.arange(len(chosen))
         tried[rows, groups[first[chosen]]] = to[first[chosen]]
         tried[rows, groups[second[chosen]]] = to[second[chosen]]
-        feasible = np.flatnonzero(self._constraint.violation(tried) <= 0)
-        return tried[feasible[0]] if len(feasible) else None
+        tried = tried[self._constraint.violation(tried) <= 0]
+        if not len(tried):
+            return None
+        # Moves of other groups save what they save: as many together as may be.
+        moved = tried != c
+        used, apart_from = moved[0].copy(), [0]
+        for row, each in enumerate(moved[1:], 1):
+            if not (used & each).any():
+                used |= each
+                apart_from.append(row)
+        together = c + np.cumsum(tried[apart_from] - c, axis=0)
+        together = self._constraint.snap(np.clip(together, 0, self._constraint.highest))
+        allowed: FloatArray = together[np.argmin(np.r_[self._constraint.violation(together) <= 0, False]) - 1]
+        return allowed
 
     def _moves(self, c: FloatArray) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """Return group, new coefficient and loss saved (M,) of all changes of one group."""
