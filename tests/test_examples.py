@@ -151,6 +151,17 @@ def test_example_of_latency_ends_with_a_faster_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_example_of_a_detector_ends_with_one_that_finds_nearly_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    last = run(str(ROOT / "examples/detector.py"), folder=tmp_path).splitlines()[-1]
+    found = re.fullmatch(r"overlap with new squares: dense ([\d.]+), 70% removed ([\d.]+)", last)
+    assert found is not None
+    dense, small = map(float, found.groups())
+    assert dense > 0.6
+    assert small > dense - 0.1
+
+
+@pytest.mark.slow
 def test_example_of_onnx_ends_with_the_same_outputs(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
