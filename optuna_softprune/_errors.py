@@ -63,6 +63,13 @@ class VerificationWarning(SoftPruneWarning):
     """The test that removing units equals masking them could see little."""
 
 
+def kind_of(value: object) -> str:
+    """Return what kind of value something is; of a class, what to write to have an object of it."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}: write `{value.__name__}(...)`"
+    return type(value).__name__
+
+
 def shorten(items: list[str], limit: int = 5) -> str:
     """Join `items` with commas, cut after `limit` of them."""
     rest = len(items) - limit

@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
+from torch import nn
+
 from optuna_softprune._errors import (
     ComponentWarning,
     CountWarning,
     NothingToPruneError,
     UnusedParameterWarning,
+    kind_of,
     shorten,
 )
 from optuna_softprune.coefficients import removable
@@ -21,9 +24,6 @@ from optuna_softprune.reconstruction import LeastSquares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import nn
-
 # Products that torch's counter does not know.
 UNCOUNTED = frozenset(["_grouped_mm", "grouped_mm_fallback"])
 
@@ -44,11 +44,11 @@ def check_arguments(
         )
     if not isinstance(example_kwargs, Mapping):
         raise TypeError(f"Expected `example_kwargs` to be a mapping, but got {type(example_kwargs).__name__}.")
-    if not isinstance(importance, Importance):
-        raise TypeError(
-            f"Expected `importance` to be an object with a method `scores`, but got {importance!r}: for instance "
-            "`Magnitude(p=2)`."
+    if isinstance(importance, type) or not isinstance(importance, Importance):
+        given = (
+            kind_of(importance) if isinstance(importance, type) else f"{importance!r}: for instance `Magnitude(p=2)`"
         )
+        raise TypeError(f"Expected `importance` to be an object with a method `scores`, but got {given}.")
     if not (reconstruction is None or isinstance(reconstruction, LeastSquares)):
         raise TypeError(
             f"Expected `reconstruction` to be a `LeastSquares` or None, but got {reconstruction!r}: for instance "
@@ -63,6 +63,11 @@ def checked_components(model: nn.Module, components: Mapping[str, nn.Module] | N
     """Return the user's components, or the model's children."""
     if components is None:
         return dict(model.named_children())
+    if not isinstance(components, Mapping):
+        raise TypeError(
+            f"Expected `components` to be a mapping of names to submodules, but got {kind_of(components)}: for "
+            'instance `{"encoder": model.encoder}`.'
+        )
     inside = {id(module) for module in model.modules()}
     for name, module in components.items():
         if id(module) not in inside:
@@ -75,8 +80,7 @@ def checked_components(model: nn.Module, components: Mapping[str, nn.Module] | N
 
 def reasons_of_settings(network: Network, ignored: Sequence[str], round_to: int, min_units: int) -> dict[str, str]:
     """Return group name -> reason, for the groups that the user's settings rule out."""
-    if isinstance(ignored, str):
-        raise TypeError(f"Expected `ignored` to be a sequence of names, but got {ignored!r}: write `({ignored!r},)`.")
+    _expect_names("ignored", ignored)
     groups, shapes = network.groups, network.shapes
     reasons: dict[str, str] = {}
     for pattern in ignored:
@@ -99,8 +103,7 @@ def shared_coefficients(groups: Sequence[Group], tied: Sequence[str]) -> dict[st
 
     The order is that of the first group of each.
     """
-    if isinstance(tied, str):
-        raise TypeError(f"Expected `tied` to be a sequence of names, but got {tied!r}: write `({tied!r},)`.")
+    _expect_names("tied", tied)
     by_group: dict[int, str] = {}
     for pattern in tied:
         places = [i for i, group in enumerate(groups) if any(_names(pattern, name) for name in _makers(group))]
@@ -126,6 +129,19 @@ def shared_coefficients(groups: Sequence[Group], tied: Sequence[str]) -> dict[st
     for i, group in enumerate(groups):
         found.setdefault(by_group.get(i, group.name), []).append(i)
     return found
+
+
+def _expect_names(argument: str, names: Sequence[str]) -> None:
+    if isinstance(names, str):
+        raise TypeError(f"Expected `{argument}` to be a sequence of names, but got {names!r}: write `({names!r},)`.")
+    if isinstance(names, nn.Module):
+        names = [names]  # type: ignore[list-item]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"Expected `{argument}` to be a sequence of names, but got {kind_of(name)} in it: modules are named as "
+                "in `model.named_modules()`."
+            )
 
 
 def _makers(group: Group) -> list[str]:

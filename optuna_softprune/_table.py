@@ -140,14 +140,12 @@ class SpaceTable:
 
     def html(self) -> str:
         """Return the table for a notebook."""
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows())
         protected = "".join(f"<li>{html.escape(reason)}: {html.escape(axes)}</li>" for reason, axes in self.protected())
         said = [line for _, lines in [*self.sections(), ("", self.weights)] for line in lines]
         weights = "".join(f"<br>{html.escape(line)}" for line in said)
         return (
-            f"<p>{html.escape(self.title())}{weights}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-            f"</table><details><summary>protected</summary><ul>{protected}</ul></details>"
+            f"<p>{html.escape(self.title())}{weights}</p>{html_table([COLUMNS, *self.rows()])}"
+            f"<details><summary>protected</summary><ul>{protected}</ul></details>"
         )
 
 
@@ -158,3 +156,10 @@ def aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:
         "  " + "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def html_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows of text, the first of them the head, as a table for a notebook."""
+    head, *body = [[html.escape(cell) for cell in row] for row in rows]
+    lines = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in body)
+    return f"<table><thead><tr><th>{'</th><th>'.join(head)}</th></tr></thead><tbody>{lines}</tbody></table>"

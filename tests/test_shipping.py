@@ -328,7 +328,7 @@ def test_what_cannot_be_saved_is_said(small: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "small.safetensors"
     with pytest.raises(ValueError, match=r"Expected `small` to be what `space.prune`"):
         save_pruned(zoo("norms").build(), file)
-    with pytest.raises(TypeError, match=r"Expected `model` to be a `torch.nn.Module`, but got dict"):
+    with pytest.raises(TypeError, match=r"Expected `small` to be a `torch.nn.Module`, but got dict"):
         save_pruned({}, file)  # type: ignore[arg-type]
     rebuilt: Any = copy.deepcopy(small)
     rebuilt.a = nn.Conv2d(3, 5, 1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optuna_softprune._errors import InfeasibleTargetError
+from optuna_softprune._errors import InfeasibleTargetError, kind_of
 from optuna_softprune.coefficients._feasible import feasible_points
 from optuna_softprune.coefficients._projection import Band, closest, is_small, project
 
@@ -23,6 +23,7 @@ Of = Literal["parameters", "macs"]
 COUNTED = {"parameters": "parameters", "macs": "MACs"}
 
 
+@runtime_checkable
 class CountedSpace(Protocol):
     """What a constraint reads of a search space."""
 
@@ -48,6 +49,7 @@ class SparsityConstraint:
         of: Whether sparsity is over parameters or multiply-accumulates.
 
     Raises:
+        TypeError: If an argument is of another kind.
         ValueError: If an argument is out of its range.
         InfeasibleTargetError: If no network within the tolerance is found; the message names the closest.
     """
@@ -60,6 +62,8 @@ class SparsityConstraint:
         tolerance: float = 0.005,
         of: Of = "parameters",
     ) -> None:
+        if not isinstance(space, CountedSpace):
+            raise TypeError(f"Expected `space` to be a `PruningSpace`, but got {kind_of(space)}.")
         for name, value in (("target", target), ("tolerance", tolerance)):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"Expected `{name}` to be a float, but got {value!r}.")

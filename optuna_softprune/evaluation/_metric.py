@@ -118,8 +118,8 @@ def _named(returned: Any) -> dict[str, float]:
         wrong = [name for name, value in returned.items() if not _is_number(value) or not isinstance(name, str)]
         if wrong or not returned:
             raise TypeError(
-                f"Expected `metric` to return a mapping of names to floats, but got {returned!r}. Write `.item()` "
-                "behind a tensor."
+                f"Expected `metric` to return a mapping of names to floats, but got {returned!r}: "
+                f"{_remedy_of(wrong[0], returned[wrong[0]]) if wrong else 'name what is measured'}"
             )
         return {name: float(value) for name, value in returned.items()}
     if not _is_number(returned):
@@ -127,6 +127,12 @@ def _named(returned: Any) -> dict[str, float]:
             f"Expected `metric` to return a float or a mapping, but got {type(returned).__name__}: {_remedy(returned)}"
         )
     return {METRIC: float(returned)}
+
+
+def _remedy_of(name: Any, value: Any) -> str:
+    if not isinstance(name, str):
+        return "names are texts"
+    return f"`{name}` is a {type(value).__name__}: {_remedy(value)}"
 
 
 def _remedy(returned: Any) -> str:

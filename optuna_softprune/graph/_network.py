@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from optuna_softprune._errors import ModeWarning, shorten
+from optuna_softprune._errors import ModeWarning, kind_of, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module, name: str = "model") -> nn.Module:
     """Return the plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`.
+
+    Args:
+        model: The network.
+        name: What errors call it.
 
     Raises:
         TypeError: If `model` is no `nn.Module`, or of a kind that cannot be pruned.
         ValueError: If its parameters are not there yet (lazy or meta modules).
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected `model` to be a `torch.nn.Module`, but got {type(model).__name__}.")
+        raise TypeError(f"Expected `{name}` to be a `torch.nn.Module`, but got {kind_of(model)}.")
     plain = model
     while True:
         # `torch.compile(module)` has no public way back; `_orig_mod` is the name that its state dict shows.
@@ -36,7 +40,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         plain = inner
     if plain is not model:
         warnings.warn(
-            f"`model` is wrapped in {type(model).__name__}: the {type(plain).__name__} inside it is pruned; "
+            f"`{name}` is wrapped in {type(model).__name__}: the {type(plain).__name__} inside it is pruned; "
             "wrap what `prune` returns again.",
             ModeWarning,
             stacklevel=3,

@@ -134,6 +134,10 @@ class PruningObjective:
         self._making = threading.Lock()
         self._evaluators: weakref.WeakKeyDictionary[PruningSpace, Evaluator] = weakref.WeakKeyDictionary()
 
+    def __repr__(self) -> str:
+        wanted = ", ".join(f"{way} {name}" for way, name in zip(self._directions, self._objectives, strict=True))
+        return f"PruningObjective(metric={name_of(self._metric)}, {wanted}, constraint={self._constraint!r})"
+
     @property
     def space(self) -> PruningSpace:
         """The search space."""

@@ -18,12 +18,13 @@ Schema 1:
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from optuna_softprune._table import aligned
+from optuna_softprune._table import aligned, html_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,23 +95,34 @@ class Plan:
         """Group -> the fraction of its units that was removed."""
         return {name: 1 - kept / units for name, (units, kept) in self.groups.items()}
 
-    def __str__(self) -> str:
-        """Return the groups as a table, and where the network comes from."""
+    def _title(self) -> str:
         dense = sum(math.prod(cut.shape) for cut in self.tensors.values())
         small = sum(math.prod(cut.small_shape) for cut in self.tensors.values())
+        return (
+            f"{_shown(self.model)}: {small:,} of {dense:,} numbers kept, in {len(self.tensors)} parameters and buffers"
+        )
+
+    def _table(self) -> list[tuple[str, ...]]:
         rows = [
             (_shown(name), f"{kept:,} of {units:,}", f"{self.coefficients[name]:.3f}")
             for name, (units, kept) in self.groups.items()
         ]
-        lines = [
-            f"{_shown(self.model)}: {small:,} of {dense:,} numbers kept, in {len(self.tensors)} parameters and buffers",
-            *aligned([("group", "units kept", "removed"), *rows], "<>>"),
-        ]
-        if self.traced:
-            lines.append(f"runs its own graph: {', '.join(map(_shown, self.traced))}")
-        lines += [f"{_shown(key)}: {json.dumps(value)}" for key, value in self.study.items()]
+        return [("group", "units kept", "removed"), *rows]
+
+    def _origin(self) -> list[str]:
+        traced = ", ".join(map(_shown, self.traced))
         made = ", ".join(f"{_shown(package)} {_shown(version)}" for package, version in self.versions.items())
-        return "\n".join([*lines, f"made with {made}"])
+        known = [f"{_shown(key)}: {json.dumps(value)}" for key, value in self.study.items()]
+        return [*([f"runs its own graph: {traced}"] if traced else []), *known, f"made with {made}"]
+
+    def __str__(self) -> str:
+        """Return the groups as a table, and where the network comes from."""
+        return "\n".join([self._title(), *aligned(self._table(), "<>>"), *self._origin()])
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        origin = "<br>".join(map(html.escape, self._origin()))
+        return f"<p>{html.escape(self._title())}</p>{html_table(self._table())}<p>{origin}</p>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values that are JSON."""

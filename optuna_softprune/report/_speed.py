@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from optuna_softprune._errors import shorten
-from optuna_softprune._table import aligned
+from optuna_softprune._table import aligned, html_table
 from optuna_softprune.report._memory import peak_bytes, weights_bytes
 from optuna_softprune.report._running import checked_call, device_of, evaluating
 
@@ -65,9 +66,8 @@ class Comparison:
         """Latency of the dense network over that of the smaller one."""
         return self.dense.latency_ms / self.small.latency_ms
 
-    def __str__(self) -> str:
-        """Return a table, and how it was measured."""
-        table = [
+    def _table(self) -> list[tuple[str, ...]]:
+        return [
             ("network", "latency in ms", "peak memory in MB", "weights in MB"),
             *(
                 (row.network, f"{row.latency_ms:.3f}", f"{row.peak_bytes / 1e6:.3f}", f"{row.weights_bytes / 1e6:.3f}")
@@ -81,7 +81,14 @@ class Comparison:
                 ),
             ),
         ]
-        return "\n".join([*aligned(table, "<>>>"), self.method])
+
+    def __str__(self) -> str:
+        """Return a table, and how it was measured."""
+        return "\n".join([*aligned(self._table(), "<>>>"), self.method])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return f"{html_table(self._table())}<p>{html.escape(self.method)}</p>"
 
 
 def latency_ms(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optuna_softprune._table import aligned
+from optuna_softprune._table import aligned, html_table
 from optuna_softprune.graph import REST, component_of, component_paths
 from optuna_softprune.report._running import checked_call, evaluating, plain
 
@@ -94,10 +94,8 @@ class Summary:
 
     def _repr_html_(self) -> str:
         """Return the tables for a notebook."""
-        head = "".join(f"<th>{name}</th>" for name in ("module", "component", *COLUMNS))
         rows = [_cells(row) for row in (*self.rows, *self.components, self.total)]
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        return f"<p>{html.escape(self.title())}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{html.escape(self.title())}</p>{html_table([('module', 'component', *COLUMNS), *rows])}"
 
 
 def summary(
@@ -131,6 +129,12 @@ def summary(
         raise ValueError(
             f"Expected `small` to be a smaller `dense`, with parameters of the same names, but only one of them has "
             f"`{odd[0]}`."
+        )
+    counted = [sum(parameter.numel() for parameter in each.parameters()) for each in (dense, small)]
+    if counted[1] > counted[0]:
+        raise ValueError(
+            f"Expected `small` to have no more parameters than `dense`, but it has {counted[1]:,} of {counted[0]:,}: "
+            "are they in the other order?"
         )
     modules = dict(dense.named_modules())
     with evaluating(dense, small):

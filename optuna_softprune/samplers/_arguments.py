@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optuna_softprune._errors import kind_of
 from optuna_softprune.coefficients import LatticeConstraint
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def check_constraint(constraint: object) -> None:
     """Raise a TypeError unless `constraint` is one."""
     if not isinstance(constraint, LatticeConstraint):
         raise TypeError(
-            f"Expected `constraint` to be a `LatticeConstraint`, but got {type(constraint).__name__}: for instance "
+            f"Expected `constraint` to be a `LatticeConstraint`, but got {kind_of(constraint)}: for instance "
             "`SparsityConstraint(space, target=0.5)`."
         )
 

@@ -94,6 +94,9 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
     def __len__(self) -> int:
         return len(self._points)
 
+    def __repr__(self) -> str:
+        return f"FeasibleGridSampler({len(self)} points, constraint={self.constraint!r})"
+
     def point(self, i: int) -> tuple[float, ...]:
         """Return the coefficients of the i-th point, in the order of the space's groups."""
         coefficients: list[float] = (self._points[i] / self._lattice.sizes).tolist()

@@ -10,6 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 
+from optuna_softprune._errors import kind_of
 from optuna_softprune.samplers._arguments import check_constraint, units_of
 from optuna_softprune.storage import History, PerStudy, enqueued_params, note_known
 
@@ -40,7 +41,7 @@ class ProjectedSampler(BaseSampler):
 
     def __init__(self, base: BaseSampler, constraint: LatticeConstraint) -> None:
         if not isinstance(base, BaseSampler):
-            raise TypeError(f"Expected `base` to be an Optuna sampler, but got {type(base).__name__}.")
+            raise TypeError(f"Expected `base` to be an Optuna sampler, but got {kind_of(base)}.")
         check_constraint(constraint)
         self.base = base
         self.constraint = constraint
@@ -53,8 +54,8 @@ class ProjectedSampler(BaseSampler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __str__(self) -> str:
-        return f"ProjectedSampler({self.base})"
+    def __repr__(self) -> str:
+        return f"ProjectedSampler({self.base}, {self.constraint!r})"
 
     def _groups(self) -> dict[str, FloatDistribution]:
         highest = self.constraint.highest.tolist()

@@ -64,7 +64,7 @@ def distill(
             `layers` is asked for and `small` has no plan.
     """
     _expect_numbers(steps, learning_rate, patience)
-    small, dense = unwrapped(small), unwrapped(dense)
+    small, dense = unwrapped(small, "small"), unwrapped(dense, "dense")
     student = copy.deepcopy(small)
     parameters = [each for each in student.parameters() if each.requires_grad]
     if not parameters:

@@ -61,6 +61,8 @@ def write(path: Path, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
         os.replace(partial, path)
     except KeyError as error:
         raise ValueError(f"Expected tensors of a dtype that safetensors can hold, but got {error}.") from None
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the partial file, which nobody named
     except SafetensorError as error:
         raise OSError(f"`{path}` could not be written: {error}") from error
     finally:

@@ -35,7 +35,7 @@ def save_pruned(small: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModeWarning)  # the weights are those of the network inside
-        small = unwrapped(small)
+        small = unwrapped(small, "small")
     plan = plan_along(small)
     difference = other_shapes(plan, small, dense=False) or other_modules(plan, small)
     if difference:

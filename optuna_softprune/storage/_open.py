@@ -47,9 +47,12 @@ def open_storage(url_or_path: str | os.PathLike[str]) -> BaseStorage:
     line was not yet a result. A lock older than 30 s is removed. A connection to a server that broke is made anew.
 
     Raises:
+        TypeError: If `url_or_path` is neither.
         StorageError: If the folder is not there, the server cannot be reached, a driver is missing, or the file is no
             journal.
     """
+    if not isinstance(url_or_path, (str, os.PathLike)):
+        raise TypeError(f"Expected `url_or_path` to be an address or a path, but got {url_or_path!r}.")
     name = os.fspath(url_or_path)
     if "://" not in name:
         return open_journal(Path(name))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -31,7 +32,6 @@ from optuna_softprune.objective import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import optuna
     from optuna.trial import FrozenTrial
 
 FloatArray = NDArray[np.float64]
@@ -318,6 +318,10 @@ def _has(trial: FrozenTrial, metric: str) -> bool:
 
 def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[FrozenTrial]]:
     """Return the metric's name, +1 if more of it is better and -1 if less, and the complete trials."""
+    if not isinstance(study, optuna.Study):
+        raise TypeError(
+            f"Expected `study` to be an Optuna study, but got {study!r}: `optuna.load_study(...)` returns it."
+        )
     objective: Any = study.user_attrs.get(OBJECTIVE)
     if objective is None:
         raise ValueError(
