@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from test_constraint import space_of
 
 from optuna_softprune import SparsityConstraint
+from optuna_softprune.numerics import curves_alone, least_sum
 from optuna_softprune.samplers import ProjectedSampler, additive_start, additive_sweep, baselines
 from optuna_softprune.testing import analytic_problem, problem_of_many_groups
 
@@ -196,13 +197,9 @@ def test_additive_start_is_the_best_of_all_points_of_a_small_lattice(seed: int, 
 def test_additive_start_of_two_hundred_groups_that_do_not_act_on_each_other_is_the_optimum() -> None:
     """No lattice of so many points can be counted in floats; curves through four levels of a parabola are exact."""
     problem = problem_of_many_groups(200, chained=True)
-    names = problem.constraint.names
-    study = optuna.create_study()
-    for c in additive_sweep(problem.constraint):
-        distributions = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
-        value = problem.exact(np.array(list(c.values())))
-        study.add_trial(optuna.create_trial(params=c, distributions=distributions, value=value))
-    start = np.array(list(additive_start(study, problem.constraint).values()))
+    sweep = [np.array(list(c.values())) for c in additive_sweep(problem.constraint)]
+    curves = curves_alone(problem.constraint, sweep, [problem.exact(c) for c in sweep])
+    start = least_sum(problem.constraint, curves)
     assert problem.constraint.violation(start) <= 0
     assert problem.exact(start) <= 1.001 * problem.exact(problem.optimum)
 
