@@ -15,6 +15,7 @@ from studies.peers import run as peers
 from studies.pitch import run as pitch
 from studies.reconstruction import run as reconstruction
 from studies.rows import Rows
+from studies.samplers import analytic
 from studies.training_on import run as training_on
 from studies.widths import run as widths
 
@@ -46,6 +47,12 @@ def test_tables_of_the_pitch_tracker_are_made_of_the_results() -> None:
     rows = Rows(pitch.COLUMNS, 3, pitch.FILE)
     assert not missing(pitch.tables(rows), ROOT / "studies/pitch/README.md")
     assert not missing(pitch.first_screen(rows), ROOT / "README.md")
+
+
+def test_tables_of_searches_of_many_groups_are_made_of_the_results() -> None:
+    lines = analytic.tables(Rows(analytic.COLUMNS, len(analytic.KEYS), analytic.FILE))
+    assert len(lines) > 40
+    assert not missing(lines, analytic.FILE.parent / "README.md")
 
 
 def test_tables_of_reconstruction_are_made_of_the_results() -> None:
