@@ -22,7 +22,7 @@ from torch import Tensor
 from optuna_softprune.graph._reasons import Reason, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
     from torch.fx import Node
@@ -47,27 +47,30 @@ def layer(labels: Tensor) -> Layer:
 
 
 def _constant(labels: Tensor, axis: int) -> bool:
-    return bool((labels == labels.narrow(axis, 0, 1)).all())
+    return torch.equal(labels, labels.narrow(axis, 0, 1).expand(labels.shape))
+
+
+def _at_first(labels: Tensor, axes: Collection[int]) -> Tensor:
+    """Return `labels` at index 0 of `axes`, which have length 1 then: a view, made in one step."""
+    short = [1 if axis in axes else length for axis, length in enumerate(labels.shape)]
+    return labels.as_strided(short, labels.stride(), labels.storage_offset())
 
 
 def once(labels: Tensor) -> Tensor:
     """Return `labels` with length 1 on every axis that stride 0 repeats."""
-    for axis in range(labels.dim()):
-        if labels.stride(axis) == 0 and labels.shape[axis] > 1:
-            labels = labels.narrow(axis, 0, 1)
-    return labels
+    sizes = zip(labels.stride(), labels.shape, strict=True)
+    repeated = [axis for axis, (stride, length) in enumerate(sizes) if stride == 0 and length > 1]
+    return _at_first(labels, repeated) if repeated else labels
 
 
 def flat(labels: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
     """Return `labels` at index 0 of `axes`, spread over `shape` (same number of axes)."""
-    for axis in axes:
-        labels = labels.narrow(axis, 0, 1)
-    return labels.expand(tuple(shape))
+    return _at_first(labels, set(axes)).expand(tuple(shape))
 
 
 def vector(labels: Tensor, axis: int) -> Tensor:
     """Return the labels along one axis, at index 0 of all others."""
-    return labels[tuple(slice(None) if a == axis else 0 for a in range(labels.dim()))]
+    return labels.as_strided((labels.shape[axis],), (labels.stride(axis),), labels.storage_offset())
 
 
 def alike(one: Layer, other: Layer) -> bool:
@@ -150,11 +153,11 @@ class Labels:
         """Make one unit of the labels that face each other (broadcast); a label that faces 0 is protected."""
         shape = np.broadcast_shapes(first.shape, second.shape)
         first, second = first.expand(shape), second.expand(shape)
-        for axis in range(first.dim()):
-            if first.stride(axis) == 0 and second.stride(axis) == 0:
-                first, second = first.narrow(axis, 0, 1), second.narrow(axis, 0, 1)
-        a, b = first.numpy().ravel(), second.numpy().ravel()
-        if np.array_equal(a, b):
+        repeated = [
+            a for a, strides in enumerate(zip(first.stride(), second.stride(), strict=True)) if strides == (0, 0)
+        ]
+        a, b = (_at_first(each, repeated).numpy().ravel() for each in (first, second))
+        if (a == b).all():
             return
         both = (a > 0) & (b > 0)
         self._edges.append(np.stack([a[both & (a != b)], b[both & (a != b)]]))

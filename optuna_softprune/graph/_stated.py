@@ -70,8 +70,9 @@ def dense_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
     with contextlib.suppress(Exception):  # what needs values
         on_meta = map_tensors((args, dict(kwargs)), to_meta)
+        without_values = meta_copy(model).requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
-            read = _read(meta_copy(model).requires_grad_(False), on_meta[0], on_meta[1], returned)
+            read = _read(without_values, on_meta[0], on_meta[1], returned)
         return DensePass(read, counter.get_total_flops() // 2)
     buffers = {name for name, _ in model.named_buffers()}
     working = copy_with(model, lambda name, tensor: tensor.clone() if name in buffers else tensor)
