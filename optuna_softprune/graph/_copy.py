@@ -21,6 +21,7 @@ IMMUTABLE = frozenset({bool, int, float, complex, str, bytes, type(None)})
 # What torch's own layers do to a pickle of an older version, and to a copy of theirs nothing.
 OF_OLD_PICKLES = frozenset({nn.Conv2d.__setstate__, nn.MultiheadAttention.__setstate__})
 MAPPINGS = frozenset({dict, OrderedDict})
+CONTAINERS = MAPPINGS | {list, set}
 
 
 def copy_with(model: nn.Module, replace: Replace) -> nn.Module:
@@ -52,7 +53,9 @@ def _copied(value: Any, memo: Memo, replace: Replace) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind in MAPPINGS:
+    if kind in CONTAINERS and not value:
+        memo[id(value)] = kind()
+    elif kind in MAPPINGS:
         memo[id(value)] = duplicate = kind()
         for key, each in value.items():
             name = key if type(key) in IMMUTABLE else _copied(key, memo, replace)
