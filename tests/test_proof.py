@@ -418,8 +418,10 @@ ERASING: dict[str, Callable[[Tensor], Tensor]] = {
     "normalize": lambda x: F.normalize(x, dim=1),
     "centred": lambda x: x - x.mean(1, keepdim=True),
     "by hand": lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt(),
+    "product with itself": lambda x: x.square() / torch.einsum("bi,bi->b", x, x)[:, None],
 }
 FAST = [("layer norm", (2,)), ("layer norm", (3, 3)), ("group norm", (2,)), ("softmax", (2,)), ("by hand", (2,))]
+FAST += [("product with itself", (2,))]
 ALL = [(name, codes) for codes in [(2,), (3, 3), (3, 4, 3)] for name in ERASING]
 
 

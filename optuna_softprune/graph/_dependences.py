@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,9 +85,23 @@ def _normalised(node: Node) -> tuple[Any, Sequence[int]]:
     x: Any = node.args[position] if len(node.args) > position else None
     if position == 1:  # a softmax over keys
         return x, [x.meta["val"].dim() - 2]
+    if name == "einsum":
+        return _multiplied_by_itself(node)
     if name in NORMS or name == "instance_norm" or _is_of_batch(node):
         return x, range(x.meta["val"].dim())
     return (x, mixed_axes(node)) if rule_of(node.target) in STATISTICS else (None, ())
+
+
+def _multiplied_by_itself(node: Node) -> tuple[Any, Sequence[int]]:
+    """Return the operand of which `einsum` sums squares, if it does, and over which of its axes."""
+    equation: Any = node.args[0]
+    read, _, out = equation.replace(" ", "").partition("->")
+    operands: Any = node.args[1]
+    for (x, one), (y, other) in itertools.combinations(zip(operands, read.split(","), strict=True), 2):
+        summed = [axis for axis, (a, b) in enumerate(zip(one, other, strict=False)) if a == b and a not in out]
+        if x is y and summed:
+            return x, summed
+    return None, ()
 
 
 def _is_of_batch(node: Node) -> bool:
