@@ -222,6 +222,30 @@ def test_moments_do_not_depend_on_how_samples_are_batched() -> None:
         torch.testing.assert_close(one[name].second, many[name].second)
 
 
+@pytest.mark.parametrize(
+    ("layer", "sizes"),
+    [
+        (nn.Linear(300, 4), [(700, 300), (900, 300), (5, 300), (1500, 300)]),
+        (nn.Conv2d(4, 3, 3), [(3, 4, 20, 20), (1, 4, 400, 400), (2, 4, 9, 9)]),
+    ],
+    ids=["many samples", "growing images"],
+)
+def test_moments_of_many_far_positions_lose_next_to_nothing(layer: Any, sizes: list[tuple[int, ...]]) -> None:
+    """A hundred standard deviations from zero; the oracle is NumPy's covariance in float64 of the same numbers."""
+    batches = [(inputs(*size, seed=i).float() + 100,) for i, size in enumerate(sizes)]
+    batches = [(x.cumsum(1) / 20,) for (x,) in batches]  # channels depend on each other
+    group = PruningSpace(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2)).eval(), (torch.randn(1, 2),)).groups[0]
+    found = Calibration(batches).moments(nn.Sequential(nn.Identity(), layer), [_reading(group, "1.weight", 1)])
+    mine = found["1.weight"]
+    read = [x.double().movedim(1, 0).reshape(x.shape[1], -1) for (x,) in batches]
+    often = torch.cat([_counts(layer, x.float()).movedim(1, 0).reshape(x.shape[1], -1)[0] for (x,) in batches])
+    expected = np.cov(torch.cat(read, 1).numpy(), fweights=often.round().long().numpy(), ddof=0)
+    assert mine.second is not None
+    spread = mine.second[0] - mine.mean.T @ mine.mean
+    assert (spread - torch.from_numpy(expected)).abs().max() < 1e-5 * np.diag(expected).mean()
+    torch.testing.assert_close(mine.energy, mine.second.diagonal(dim1=1, dim2=2))
+
+
 def test_attention_layers_are_seen() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     model = nn.Sequential(nn.Linear(3, 8), randomise(layer), nn.Linear(8, 2)).double().eval()
@@ -316,7 +340,7 @@ def test_batches_in_place_of_a_calibration_are_said(importance: Any) -> None:
 
 
 def test_layer_too_wide_for_its_moments_is_ranked_by_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optuna_softprune.calibration._moments.MOST_BYTES", 100)
+    monkeypatch.setattr("optuna_softprune.calibration._sums.MOST_BYTES", 100)
     model = randomise(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5)))
     x = torch.randn(20, 4)
     orders = [

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 # Complete trials that a search ends with; the grid ends by itself.
 SHORT, LONG = 50, 150
+# Seconds in which no trial is finished though workers run: something waits for ever. Slow machines only take longer.
+STALLED_S = 300
 # Workers are forked from a process that has imported everything, so that kills hit their work and not their imports.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -67,7 +69,7 @@ def killed(storage: str, kind: str, *, workers: int, kills: int, total: int) -> 
         known = now
     for each in [*running, None]:
         last = each or worker(storage, kind, 0, total)  # one more takes up what was killed at the end
-        last.join(300)
+        wait_for(last, storage)
         assert last.exitcode == 0
     study = optuna.load_study(study_name=NAME, storage=open_storage(storage))
     assert not any(FAILURE in trial.user_attrs for trial in study.trials)
@@ -84,6 +86,13 @@ def values(storage: str) -> dict[int, float | None]:
         return {}
     study = optuna.load_study(study_name=NAME, storage=opened)
     return {trial.number: trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+
+
+def wait_for(running: ForkServerProcess, storage: str) -> None:
+    """Wait until a worker has ended, or no trial is finished any more."""
+    finished = -1
+    while running.is_alive() and finished < (finished := len(values(storage))):
+        running.join(STALLED_S)
 
 
 def at_work(storage: str, running: list[ForkServerProcess]) -> list[ForkServerProcess]:

@@ -435,7 +435,7 @@ def test_fewer_samples_than_inputs_and_dead_inputs_are_refitted_by_the_ridge() -
 
 
 def test_layer_too_wide_for_its_moments_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optuna_softprune.calibration._moments.MOST_BYTES", 8 * 36)
+    monkeypatch.setattr("optuna_softprune.calibration._sums.MOST_BYTES", 8 * 36)
     model = double(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 2)))
     with pytest.warns(CalibrationWarning, match=r"would take too much memory are not refitted: 2.weight"):
         space = space_of(model, inputs(40, 4))

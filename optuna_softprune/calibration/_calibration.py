@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from optuna_softprune._errors import shorten
-from optuna_softprune.calibration._moments import Collected, Collector, Moments
+from optuna_softprune.calibration._collector import Collected, Collector
 from optuna_softprune.calibration._norms import Correction
 from optuna_softprune.graph import Side, copy_with, digest, first_line, map_tensors, tensors
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from optuna_softprune.calibration._moments import Moments
     from optuna_softprune.graph import Group
 
 # Seconds after which progress is shown.

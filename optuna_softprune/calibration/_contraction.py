@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-# Numbers in a part of what is read: 2 MiB of them.
-PART = 2**19
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _TRANSPOSED: dict[Any, int] = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
 _PRODUCTS = frozenset([torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__])
@@ -97,21 +96,20 @@ def contraction(func: Any, given: Mapping[str, Any], weight: str, bias: str | No
     )
 
 
-def inputs(func: Any, given: Mapping[str, Any], groups: int, out: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield X (g, d, positions) of a call in parts, and how often each position is read (positions,).
+def inputs(func: Any, given: Mapping[str, Any], groups: int, out: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return X (g, d, samples, positions) of a call, a view, and how often each position is read (positions,).
 
     Positions of a convolution that meet several taps count for each, so that the mean square of a channel is what a
-    sum of all taps sees of it. None: each is read equally often. Parts are small enough to stay in a cache.
+    sum of all taps sees of it. None: each is read equally often.
     """
     x: Tensor = given["input"].detach()
     dimensions = _CONVOLUTIONS.get(func, _TRANSPOSED.get(func, 0))
     channel = x.dim() - 1 - dimensions
     x = x.unsqueeze(0) if channel == 0 else x.flatten(0, channel - 1)  # (samples, channels, *positions)
-    read = _read(func, given, out) if dimensions else None
-    samples = max(PART // x[0].numel(), 1)
-    for part in torch.split(x, samples):
-        by_channel = part.movedim(1, 0).reshape(groups, x.shape[1] // groups, -1)
-        yield by_channel, None if read is None else read.to(x.device, x.dtype).repeat(len(part))
+    x = x.flatten(2) if dimensions else x[:, :, None]
+    samples, channels, positions = x.shape
+    x = x.view(samples, groups, channels // groups, positions).permute(1, 2, 0, 3)
+    return x, _read(func, given, out) if dimensions else None
 
 
 def _read(func: Any, given: Mapping[str, Any], out: Tensor) -> Tensor | None:
@@ -121,7 +119,12 @@ def _read(func: Any, given: Mapping[str, Any], out: Tensor) -> Tensor | None:
     stride, dilation = (_each(given.get(name, 1), dimensions) for name in ("stride", "dilation"))
     lengths = x.shape[-dimensions:], taps, out.shape[-dimensions:]
     settings = zip(*lengths, stride, _before(func, given), dilation, strict=True)
-    axes = [_reads(*each, transposed=func in _TRANSPOSED) for each in settings]
+    return _of_axes(tuple(settings), func in _TRANSPOSED)
+
+
+@functools.lru_cache(256)  # batches are read alike
+def _of_axes(settings: tuple[tuple[int, ...], ...], transposed: bool) -> Tensor | None:
+    axes = [_reads(*each, transposed=transposed) for each in settings]
     if all(bool((counts == counts[0]).all()) for counts in axes):
         return None
     read = axes[0]

@@ -65,7 +65,7 @@ class LeastSquares:
             else:
                 reasons[name] = found
         _warn_of_little_data([moments[name] for name in refits])
-        _warn_of_wide_layers([name for name, each in moments.items() if each.second is None])
+        _warn_of_wide_layers([name for name, each in moments.items() if not each.products])
         return Refitted(model, network, self.calibration, refits, reasons)
 
     def _refit(
@@ -84,7 +84,7 @@ class LeastSquares:
         if (units != units[0]).any():
             return "whole groups of the convolution go: nothing that stays reads the same"
         damped = moments.damped(self.ridge)
-        if moments.second is None:
+        if not moments.products:
             return f"moments of its {moments.energy.shape[1]:,} inputs would take too much memory"
         if damped is None:
             return "what it reads does not change on the calibration data"

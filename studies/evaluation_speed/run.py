@@ -215,16 +215,16 @@ def spaces_of(model: nn.Module, x: Tensor) -> Spaces:
 
 
 def calibrated(model: nn.Module, x: Tensor, repeats: int) -> dict[str, float]:
-    """Return milliseconds of a forward pass on all inputs, in batches, and of calibrating with them; medians."""
+    """Return milliseconds of a forward pass on all inputs, in batches, and of calibrating right behind it; medians."""
     batches = [(part,) for part in torch.split(x, 250)]
     groups = PruningSpace(model, (x[:2],)).groups
+    pairs: list[tuple[float, float]] = []
     with torch.no_grad():
-        forward = [milliseconds([lambda: [model(*batch) for batch in batches]]) for _ in range(repeats)]
-        found = [
-            milliseconds([lambda each=each: each.moments(model, groups)])  # type: ignore[misc]
-            for each in [Calibration(batches) for _ in range(repeats)]
-        ]
-    ratio = statistics.median(a / b for a, b in zip(found, forward, strict=True))
+        for each in [Calibration(batches) for _ in range(repeats + 1)]:
+            calls = [lambda: [model(*batch) for batch in batches], lambda each=each: each.moments(model, groups)]  # type: ignore[misc]
+            pairs.append((milliseconds(calls[:1]), milliseconds(calls[1:])))
+    forward, found = zip(*pairs[1:], strict=True)  # the first warms up
+    ratio = statistics.median(b / a for a, b in pairs[1:])
     return {"forward_ms": statistics.median(forward), "calibration_ms": statistics.median(found), "ratio": ratio}
 
 
