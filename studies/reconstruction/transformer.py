@@ -50,12 +50,12 @@ class Layer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of 2 x 2 pixels, layers of four heads, the mean of all tokens, ten classes."""
+    """Patches of 2 x 2 pixels, four layers of four heads, the mean of all tokens, ten classes."""
 
-    def __init__(self, width: int = 32, depth: int = 4) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.patches, self.positions = nn.Conv2d(1, width, 2, 2), nn.Parameter(0.02 * torch.randn(16, width))
-        self.layers = nn.Sequential(*(Layer(width, 4) for _ in range(depth)))
+        self.layers = nn.Sequential(*(Layer(width, 4) for _ in range(4)))
         self.norm, self.classify = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
