@@ -62,7 +62,9 @@ def write(path: Path, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     except KeyError as error:
         raise ValueError(f"Expected tensors of a dtype that safetensors can hold, but got {error}.") from None
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the partial file, which nobody named
+        if error.filename is not None:  # the partial file's, which nobody named
+            error.filename = str(path)
+        raise
     except SafetensorError as error:
         raise OSError(f"`{path}` could not be written: {error}") from error
     finally:
