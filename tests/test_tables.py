@@ -9,6 +9,7 @@ import pytest
 
 from studies.classifier import run as classifier
 from studies.controller import run as controller
+from studies.evaluation_speed import run as evaluation_speed
 from studies.families import run as families
 from studies.mnist_autoencoder import tables as mnist_autoencoder
 from studies.peers import run as peers
@@ -75,6 +76,13 @@ def test_tables_of_other_studies_are_made_of_the_results(study: ModuleType) -> N
     lines = study.tables(Rows(study.COLUMNS, study.KEYS, study.FILE))
     assert len(lines) > 20
     assert not missing(lines, study.FILE.parent / "README.md")
+
+
+def test_tables_of_evaluation_speed_are_made_of_the_results() -> None:
+    folder = ROOT / "studies/evaluation_speed"
+    lines = evaluation_speed.tables(evaluation_speed.speeds_in(folder))
+    assert len(lines) > 20
+    assert not missing(lines, folder / "README.md")
 
 
 def test_tables_of_training_on_are_made_of_the_results() -> None:
