@@ -139,7 +139,7 @@ def test_figures_are_drawn_of_what_was_searched(plot: Callable[[optuna.Study], g
         assert figure.data[0].colorbar.title.text == "fraction removed"
     if plot is visualization.plot_sensitivity:
         removed = visualization.coefficients(study).coefficients.max()
-        last = float(figure.data[0].x[-1].split()[-1].rstrip("%")) / 100
+        last = float(figure.data[0].x[-1].split("-")[-1]) / 100
         assert removed <= last < removed + 0.11
 
 

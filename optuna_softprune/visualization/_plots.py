@@ -25,6 +25,8 @@ SYMBOLS = ("diamond", "square", "triangle-up", "triangle-down", "pentagon", "hex
 MARGIN = 0.08
 # Trials of a heat map that are numbered, so that numbers of five digits do not touch at 800 pixels.
 NUMBERED_TRIALS = 12
+# Pixels between the rows of a heat map, so that groups of one colour are told apart.
+GAP = 2
 # Pixels in which a bar and what is written behind it can be read.
 HEIGHT_OF_A_GROUP = 26
 
@@ -52,6 +54,7 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
         zmin=0,
         zmax=float(found.coefficients.max(initial=0)) or 1.0,
         colorscale="Viridis_r",
+        ygap=GAP,
         colorbar={"title": {"text": "fraction removed", "side": "right"}, "tickformat": ".0%"},
     )
     figure = go.Figure(heat)
@@ -183,19 +186,20 @@ def plot_sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: 
     """
     go = _plotly()
     found = numbers.sensitivity(study, metric=metric, ranges=ranges)
-    labels = [f"{a:.0%} to {b:.0%}" for a, b in zip(found.edges[:-1], found.edges[1:], strict=True)]
+    labels = [f"{100 * a:.0f}-{100 * b:.0f}" for a, b in zip(found.edges[:-1], found.edges[1:], strict=True)]
     heat = go.Heatmap(
         z=found.best,
         x=labels,
         y=found.groups,
         colorscale="Viridis",
         colorbar={"title": {"text": f"best {found.name}", "side": "right"}},
-        hovertemplate=f"%{{y}}, %{{x}} removed: best {found.name} %{{z:.4g}}<extra></extra>",
+        hovertemplate=f"%{{y}}, %{{x}} % removed: best {found.name} %{{z:.4g}}<extra></extra>",
         hoverongaps=False,
+        ygap=GAP,
     )
     figure = go.Figure(heat)
-    _lay_out(figure, f"Best {found.name} by how much of each group is removed", "fraction removed", "")
-    figure.update_xaxes(type="category")
+    _lay_out(figure, f"Best {found.name} by how much of each group is removed", "% of the group removed", "")
+    figure.update_xaxes(type="category", tickangle=0)
     _of_groups(figure, found.groups)
     return figure
 
