@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,22 @@ TRIO: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
 }
 
 
+def settled(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """Return `model` in eval mode, its batch norms with the statistics of what they read, as training leaves them.
+
+    With statistics of something else activations grow from layer to layer, until one rounding of the input moves the
+    outputs of a deep network more than any tool's arithmetic does.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.train().momentum = None
+    with torch.no_grad():
+        model(*inputs)
+    return model.eval()
+
+
 def pruned(model: nn.Module, inputs: Inputs) -> nn.Module:
     space = PruningSpace(randomise(model).eval(), inputs)
     return space.prune(half(space)).eval()
@@ -68,11 +85,22 @@ def longer(inputs: Inputs) -> Inputs:
     return more
 
 
-def assert_equal(found: list[Any], expected: Any) -> None:
+def assert_equal(found: list[Any], expected: Any, tolerance: float = 1e-5) -> None:
+    """Assert that outputs are equal, relative to the largest of each."""
     for one, other in zip(found, pytree.tree_leaves(expected), strict=True):
         if isinstance(other, Tensor):
             scale = other.abs().max().item()
-            torch.testing.assert_close(torch.as_tensor(one), other, rtol=0, atol=1e-5 * scale)
+            torch.testing.assert_close(torch.as_tensor(one).to(other), other, rtol=0, atol=tolerance * scale)
+
+
+def rounding(model: nn.Module, inputs: Inputs) -> float:
+    """Return how far outputs are from those of the same network in float64, relative to the largest of each."""
+    exact = copy.deepcopy(model).double()
+    precise = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
+    with torch.no_grad():
+        pairs = zip(pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(exact(*precise)), strict=True)
+    errors = [((one - other).abs().max() / other.abs().max()).item() for one, other in pairs]
+    return max(errors)
 
 
 def onnx_outputs(file: Path, inputs: Inputs) -> list[Any]:
@@ -115,13 +143,10 @@ def test_smaller_network_is_exported_compiled_and_scripted(name: str) -> None:
         assert_equal(pytree.tree_leaves(torch.jit.script(small)(*inputs)), expected)
 
 
-def expect_all_that_the_dense_network_can(model: nn.Module, inputs: Inputs, folder: Path) -> dict[str, bool]:
+def expect_all_that_the_dense_network_can(
+    model: nn.Module, small: nn.Module, inputs: Inputs, folder: Path, tolerance: float = 1e-5
+) -> dict[str, bool]:
     """Assert that what a dense network can be made into its smaller one can too; return what that is."""
-    model = randomise(model).eval()
-    space = PruningSpace(model, inputs)
-    small = space.prune(half(space)).eval()
-    with torch.no_grad():
-        expected = small(*inputs)
 
     def onnx(network: nn.Module) -> list[Any]:
         to_onnx(network, inputs, folder / "network.onnx", dynamic=False)
@@ -129,7 +154,7 @@ def expect_all_that_the_dense_network_can(model: nn.Module, inputs: Inputs, fold
 
     def dynamic_onnx(network: nn.Module) -> list[Any]:
         to_onnx(network, inputs, folder / "network.onnx", dynamic=True)
-        return onnx_outputs(folder / "network.onnx", inputs)
+        return onnx_outputs(folder / "network.onnx", inputs) + onnx_outputs(folder / "network.onnx", longer(inputs))
 
     def compiled(network: nn.Module) -> list[Any]:
         torch.compiler.reset()
@@ -152,17 +177,20 @@ def expect_all_that_the_dense_network_can(model: nn.Module, inputs: Inputs, fold
             except Exception:  # what the dense network cannot nobody asks of the smaller one
                 done[name] = False
                 continue
-            assert_equal(way(small), expected)
+            expected = [small(*each) for each in ((inputs, longer(inputs)) if way is dynamic_onnx else (inputs,))]
+            assert_equal(way(small), expected, tolerance)
     return done
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ZOO, ids=lambda network: network.name)
 def test_what_dense_networks_of_the_zoo_can_be_made_into_smaller_ones_can(network: Any, tmp_path: Path) -> None:
+    model, inputs = randomise(network.build()).eval(), network.inputs()
     try:
-        done = expect_all_that_the_dense_network_can(network.build(), network.inputs(), tmp_path)
+        space = PruningSpace(model, inputs)
     except NothingToPruneError:
         pytest.skip("nothing can go")
+    done = expect_all_that_the_dense_network_can(model, space.prune(half(space)).eval(), inputs, tmp_path)
     print(network.name, done)
     assert done["export"]
 
@@ -173,7 +201,14 @@ def test_what_dense_families_can_be_made_into_smaller_ones_can(name: str, tmp_pa
     build: dict[str, Any] = {}
     exec(BUILD_FAMILY, build)
     side = 224 if name.startswith("vit") else 64
-    done = expect_all_that_the_dense_network_can(build["build"](name), (torch.randn(2, 3, side, side),), tmp_path)
-    print(name, done)
+    inputs = (torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)),)
+    model = settled(randomise(build["build"](name)), inputs)
+    space = PruningSpace(model, inputs)
+    small = settled(space.prune(half(space)), inputs)
+    # Dozens of random layers amplify rounding, in PyTorch as in any other tool: two such errors, and one to spare.
+    tolerance = max(1e-5, 3 * rounding(small, inputs))
+    assert tolerance < 2e-4
+    done = expect_all_that_the_dense_network_can(model, small, inputs, tmp_path, tolerance)
+    print(name, done, f"tolerance {tolerance:.1e}")
     assert done["export"]
     assert done["onnx"]

@@ -9,8 +9,9 @@ from torch import nn
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give `model` random weights, biases and norm statistics, in place; return it in eval mode.
 
-    Weights are of the size that keeps activations of the order of 1. Integer tensors and buffers that are no
-    statistics are left alone.
+    Weights are of the size that keeps activations of the order of 1 through a few layers. Statistics are not those of
+    the activations: through dozens of batch norms activations grow, and with them the share of rounding in the outputs.
+    Integer tensors and buffers that are no statistics are left alone.
     """
     generator = torch.Generator().manual_seed(seed)
     done: set[int] = set()
