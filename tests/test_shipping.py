@@ -159,7 +159,6 @@ def test_other_tools_read_the_weights(small: nn.Module, tmp_path: Path) -> None:
     small.load_state_dict(read)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize(
     "change",
     [
