@@ -24,6 +24,7 @@ from optuna_softprune.reconstruction import LeastSquares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
 # Products that torch's counter does not know.
 UNCOUNTED = frozenset(["_grouped_mm", "grouped_mm_fallback"])
 

@@ -8,7 +8,6 @@ where they keep the fewest, and where what is normalised over few units hides no
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from optuna_softprune.removal._shapes import Shapes
 from optuna_softprune.removal._verify import LEAST_RESPONSE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from optuna_softprune.graph import Group, Kept, Network
     from optuna_softprune.removal._findings import Levels
@@ -75,14 +74,13 @@ def _fitting(verifier: Verifier, shapes: Shapes, levels: Levels) -> tuple[Findin
     network = shapes.network
     names = [group.name for group in network.groups]
     findings = Findings(network, levels)
-    other_operations = _other_operations(verifier, network)
 
     def harm(kept: dict[int, int], found: Findings) -> str:
         widths = found.widths(kept)
         if problem := shapes.at(widths).problem:
             return problem
         chosen = random_units(network, dict(zip(names, widths.tolist(), strict=True)))
-        return _problem(verifier, network, chosen) or other_operations(chosen)
+        return _problem(verifier, network, chosen) or _other_operations(verifier, network, chosen)
 
     uses: Uses = {}
     while (fits := let_any_widths_fit(shapes, findings)) and let_fewest_fit(shapes, findings):
@@ -103,7 +101,7 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
     accepted: list[Group] = []
     reasons: dict[str, str] = {}
     normalised = {network.groups[i].name for i in normalised_groups(network)}
-    other_operations = None if _all_reaches_an_output(network) else _other_operations(verifier, network)
+    hidden = not _all_reaches_an_output(network)
 
     def failure_of(groups: Sequence[Group]) -> str:
         """Return what goes wrong when units of `groups` are removed, or an empty string."""
@@ -111,7 +109,7 @@ def _with_equal_values(verifier: Verifier, network: Network, levels: Levels, use
             chosen = random_units(network, kept)
             if problem := _problem(verifier, network, chosen, draw):
                 return problem
-            if other_operations is not None and (problem := other_operations(chosen)):
+            if hidden and (problem := _other_operations(verifier, network, chosen)):
                 return problem
         return ""
 
@@ -172,8 +170,8 @@ def _problem(verifier: Verifier, network: Network, kept: Kept, draw: int = 0) ->
     return ""
 
 
-def _other_operations(verifier: Verifier, network: Network) -> Callable[[Kept], str]:
-    """Return what tells whether a removed network runs other operations than the graph, though its values are right.
+def _other_operations(verifier: Verifier, network: Network, kept: Kept) -> str:
+    """Return that the removed network runs other operations than the graph, or an empty string; values do not tell all.
 
     Multiply-accumulates tell, where torch counts those of the dense network as the graph's.
     """
@@ -182,19 +180,13 @@ def _other_operations(verifier: Verifier, network: Network) -> Callable[[Kept], 
     def counted(kept: Kept) -> tuple[int, int]:
         return verifier.macs(network, kept), int(formula(np.add.reduceat(kept, firsts, dtype=np.int64)))
 
-    @functools.cache
-    def is_counted() -> bool:
-        found, expected = counted(np.ones(network.units, bool))
-        return found == expected
-
-    def problem(kept: Kept) -> str:
-        with contextlib.suppress(Exception):  # some networks cannot be counted
-            found, expected = counted(kept)
-            if found != expected and is_counted():
+    with contextlib.suppress(Exception):  # some networks cannot be counted
+        found, expected = counted(kept)
+        if found != expected:
+            dense, expected_dense = counted(np.ones(network.units, bool))
+            if dense == expected_dense:
                 return f"it runs {found:,} multiply-accumulates instead of {expected:,}"
-        return ""
-
-    return problem
+    return ""
 
 
 def _all_reaches_an_output(network: Network) -> bool:
