@@ -77,6 +77,11 @@ EQUAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "expand to the other's width": lambda a, b: b + a.mean() * 0 + b.new_ones(1).expand(1, a.shape[1], 1, 1),
     "counts of a concatenation": lambda a, b: torch.cat([a, b], 1).split([b.shape[1], a.shape[1]], 1)[0] + b,
     "an assertion": lambda a, b: asserted(a, b),
+    "a slice up to the other's width": lambda a, b: b[:, : a.shape[1]],
+    "a slice from the other's end": lambda a, b: b[:, -a.shape[1] :],
+    "as many as both have": lambda a, b: torch.stack([a[:, : b.shape[1]], b[:, : a.shape[1]]]).sum(0),
+    "the diagonal of products": lambda a, b: (a.flatten(2) @ b.flatten(2).mT).diagonal(0, 1, 2)[..., None, None],
+    "a view if it can be one": lambda a, b: viewed(a, b),
     "a sum if both are as wide": lambda a, b: a + b if a.shape == b.shape else a.mean(1, keepdim=True) + b,
 }
 
@@ -84,6 +89,13 @@ EQUAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def asserted(a: Tensor, b: Tensor) -> Tensor:
     assert a.shape[1] == b.shape[1]
     return b
+
+
+def viewed(a: Tensor, b: Tensor) -> Tensor:
+    try:
+        return b.view(b.shape[0], a.shape[1], *b.shape[2:]) * 2
+    except RuntimeError:
+        return b
 
 
 @pytest.mark.parametrize("line", EQUAL.values(), ids=EQUAL)
@@ -105,6 +117,16 @@ def test_groups_of_equal_counts_are_joined_unit_by_unit() -> None:
     assert_removed_equals_masked(space, model, (x,))
     small = space.prune({"stem": 0.5})
     assert small.get_submodule("stem").out_channels == small.get_submodule("other").out_channels == 3
+
+
+@pytest.mark.parametrize("widths", [(8, 4), (4, 8)])
+def test_widths_at_which_an_exception_is_caught_stay(widths: tuple[int, int]) -> None:
+    before = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1))
+    space, model, x = space_of(nn.Sequential(before, Two(viewed, *widths)))
+    assert space is not None
+    assert [group.name for group in space.groups] == ["0.0", "0.2"]
+    assert "the forward pass goes on though an operation fails at" in str(space)
+    assert_every_candidate_is_right(space, model, x)
 
 
 def test_three_groups_in_a_chain_of_equal_counts_are_one() -> None:

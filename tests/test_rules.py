@@ -97,6 +97,15 @@ def test_bare_matrices_in_products_of_all_kinds_are_pruned() -> None:
     assert_removed_equals_masked(space, model, (x,))
 
 
+def test_a_product_by_elements_is_no_contraction_however_it_is_written(recwarn: pytest.WarningsRecorder) -> None:
+    model = randomise(Between(lambda x: torch.einsum("bic,bi->bic", x, x.sum(2))))
+    x = torch.randn(2, 4, 3)
+    space = PruningSpace(model, (x,))
+    assert not recwarn.list
+    assert [(group.name, group.size) for group in space.groups] == [("a", 6)]
+    assert_removed_equals_masked(space, model, (x,))
+
+
 def test_where_the_largest_channel_stands_keeps_all_channels() -> None:
     model = randomise(Between(lambda x: x * x.max(2, keepdim=True).indices))
     with pytest.raises(ValueError, match="the forward pass counts positions along it"):

@@ -102,6 +102,32 @@ def test_width_of_a_residual_stream_follows_and_what_only_inner_modules_meet_is_
     assert "blocks.1.num_heads: what they count" in space._repr_html_()
 
 
+class Rows(nn.Module):
+    """Holds its widths in rows: a tuple, and a list that it shares with nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths, self.dims, self.kernel = (8, 6), [4, 8, 6, 2], (3, 3)
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+        return y
+
+
+def test_widths_in_a_row_follow_each_its_own(tmp_path: Path) -> None:
+    model, x = randomise(Rows()), torch.randn(5, 4)
+    space = PruningSpace(model, (x,))
+    small = space.prune(half(space))
+    save_pruned(small, tmp_path / "small.safetensors")
+    for each in (small, load_pruned(tmp_path / "small.safetensors", model)):
+        assert isinstance(each, Rows)
+        assert (each.widths, each.dims, each.kernel) == ((4, 3), [4, 4, 3, 2], (3, 3))
+    assert isinstance(model, Rows)
+    assert (model.widths, model.dims) == ((8, 6), [4, 8, 6, 2])
+    assert_removed_equals_masked(space, model, (x,))
+
+
 class Alike(nn.Module):
     """Two widths, and what is no width, that are as large as one number that nothing reads."""
 

@@ -159,6 +159,7 @@ def _quietly() -> Iterator[None]:
 
 def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None) -> ExportedGraph:
     inline_regions(program.graph_module)
+    _drop_failed(program.graph)
     decompose(program.graph)
     signature = program.graph_signature
     names = canonical_names(model)
@@ -178,3 +179,11 @@ def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: to
         restore_outputs=out_spec.unflatten,
         dtype=dtype,
     )
+
+
+def _drop_failed(graph: Graph) -> None:
+    """Erase, in place, the operations whose exceptions the forward pass catches: they made nothing."""
+    for node in reversed(graph.nodes):
+        makes = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.returns
+        if makes and node.meta.get("val") is None and not node.users:
+            graph.erase_node(node)

@@ -176,7 +176,8 @@ def einsum(p: Propagation, node: Node, equation: str, operands: Sequence[Node], 
     """Contract by letters."""
     read, _, out = equation.replace(" ", "").partition("->")
     factors = [factor(p, x, letters) for x, letters in zip(operands, read.split(","), strict=True)]
-    p.macs[node] = [product_of(factors)]
+    if any(letter not in out for each in factors for letter in each.letters):  # else it is a product by elements
+        p.macs[node] = [product_of(factors)]
     for weight, x in (factors, factors[::-1]):
         reads = [axis for axis, letter in enumerate(weight.letters) if letter not in out]
         makes = [axis for axis, letter in enumerate(weight.letters) if letter in out and letter not in x.letters]

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 
+# Types of attributes that sizes are held in.
+HOLDERS = (int, tuple, list)
+
+
 class StatedSize(NamedTuple):
     """An integer that a module holds, or one of a tuple or list of them.
 
@@ -99,7 +103,7 @@ def _read(
     spies: dict[type[nn.Module], type[nn.Module]] = {}
 
     def note(module: nn.Module, name: str, value: Any) -> None:
-        for position, size in _sizes(value):
+        for position, size in sizes_in(value):
             held = read.setdefault(StatedSize(paths[id(module)], name, position), Held(size, set()))
             held.readers.add(running[-1])
 
@@ -122,7 +126,7 @@ def _spy(kind: type[nn.Module], note: Any, run_by: Any) -> type[nn.Module]:
 
     def __getattribute__(self: nn.Module, name: str) -> Any:
         value = kind.__getattribute__(self, name)
-        if type(value) in (int, tuple, list) and name in object.__getattribute__(self, "__dict__"):
+        if type(value) in HOLDERS and name in object.__getattribute__(self, "__dict__"):
             note(self, name, value)
         return value
 
@@ -133,7 +137,8 @@ def _spy(kind: type[nn.Module], note: Any, run_by: Any) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"__getattribute__": __getattribute__, "__call__": __call__})
 
 
-def _sizes(value: Any) -> Iterator[tuple[int | None, int]]:
+def sizes_in(value: Any) -> Iterator[tuple[int | None, int]]:
+    """Yield (position, size) of what an attribute of one of the `HOLDERS` holds; position None: it is one itself."""
     if type(value) is int:
         yield None, value
     elif value and all(type(each) is int for each in value):

@@ -1,4 +1,4 @@
-"""Integers that modules hold and no forward pass reads: a method that fuses, deploys or resets may.
+"""Integers that modules hold, alone or in a row, and no forward pass reads: a method that fuses or deploys may.
 
 One follows a width of what its module reads or makes if nothing else there is as long. Where several widths are, or
 only something inside of the module's own parts is, it stays as it is and is listed.
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from optuna_softprune.graph._stated import HOLDERS, StatedSize, sizes_in
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from torch.fx import Node
 
     from optuna_softprune.graph._groups import Network, Units
-    from optuna_softprune.graph._stated import StatedSize
 
 
 class _Values(NamedTuple):
@@ -46,27 +47,29 @@ def follow_unread(network: Network, model: nn.Module, read: Collection[StatedSiz
         return network
     values = _values(network, model)
     follows: dict[tuple[str, str, int | None], Units] = {}
-    ambiguous: list[str] = []
-    for (path, name), size in unread.items():
-        own, inside = values.get(path, _Values({}, {}))
-        meanings = _meanings(network, own, size)
+    ambiguous: dict[str, None] = {}  # each attribute once
+    for size, length in unread.items():
+        own, inside = values.get(size.module, _Values({}, {}))
+        meanings = _meanings(network, own, length)
         units = next(iter(meanings)) if len(meanings) == 1 else None
         if units is not None:
-            follows[path, name, None] = np.array(units)
-        elif any(_meanings(network, own | inside, size)):
-            ambiguous.append(f"{path}.{name}" if path else name)
+            follows[size] = np.array(units)
+        elif any(_meanings(network, own | inside, length)):
+            ambiguous[f"{size.module}.{size.name}".lstrip(".")] = None
     return replace(network, attributes={**network.attributes, **follows}, ambiguous=tuple(ambiguous))
 
 
-def _unread(network: Network, model: nn.Module, read: Collection[StatedSize]) -> dict[tuple[str, str], int]:
+def _unread(network: Network, model: nn.Module, read: Collection[StatedSize]) -> dict[StatedSize, int]:
     """Return the integers that modules of the user's hold, that nothing reads and that follow nothing yet."""
     known = {(path, name) for path, name, _ in (*read, *network.attributes)}
     return {
-        (path, name): value
+        StatedSize(path, name, position): length
         for path, module in model.named_modules()
         if not type(module).__module__.startswith("torch.nn.")
         for name, value in vars(module).items()
-        if type(value) is int and value > 1 and (path, name) not in known
+        if type(value) in HOLDERS and (path, name) not in known
+        for position, length in sizes_in(value)
+        if length > 1
     }
 
 

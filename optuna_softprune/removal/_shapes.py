@@ -25,6 +25,7 @@ from optuna_softprune.graph import (
     to_working,
     user_line,
 )
+from optuna_softprune.plan import set_length
 from optuna_softprune.program import install, written
 from optuna_softprune.removal._answers import VALUES, answers_of
 from optuna_softprune.removal._widths import Expression, Notes, Width, calling_line, primes
@@ -171,15 +172,25 @@ class Shapes:
         self._module = self._on_meta()
 
     def generic(self, free: Iterable[int], leader: Sequence[int]) -> Pass:
-        """Run at widths that no group has.
+        """Run at widths that no group has: of two groups once one is the wider, once the other.
 
         Args:
             free: Groups (positions) whose width is a prime; all others are as in the dense network.
             leader: Group -> the group whose width it has.
+
+        Returns:
+            The first pass if it fails, else the second.
         """
+        free = list(free)
+        leaders = np.array(leader, np.int64)[free]
+        found = self._generic(free, self._primes[leaders])
+        if found.problem or len(set(leaders.tolist())) < 2:
+            return found
+        return self._generic(free, _opposite(self._primes)[leaders])  # an end beyond a width cuts nothing off
+
+    def _generic(self, free: Sequence[int], primes: IntArray) -> Pass:
         widths = self.sizes.copy()
-        for group in free:
-            widths[group] = self._primes[leader[group]]
+        widths[free] = primes
         lengths = (self._forms @ self._ones(widths)).tolist()
         meaning = {
             length: (dense, _linear(form))
@@ -211,6 +222,9 @@ class Shapes:
         for shape, expected in zip(_shapes(outputs), self._returned, strict=True):
             if shape != expected:
                 return ended(f"the removed network returns shape {shape} instead of {expected}", frozenset())
+        for number, line in recorder.failed.items():
+            if groups := given(number):
+                return ended(f"the forward pass goes on though an operation fails at {line}", groups)
         return ended("", frozenset())
 
     def _around(self, failure: Exception) -> tuple[str, ...]:
@@ -253,13 +267,7 @@ class Shapes:
             if list(held.shape) != shape:
                 held.data = torch.empty(shape, dtype=held.dtype, device="meta")
         for (path, name, index), form in self._attributes.items():
-            module, length = self._module.get_submodule(path), recorder.notes.marked(int(form @ ones))
-            if index is None:
-                setattr(module, name, length)
-            else:
-                lengths = list(getattr(module, name))
-                lengths[index] = length
-                setattr(module, name, tuple(lengths))
+            set_length(self._module.get_submodule(path), name, index, recorder.notes.marked(int(form @ ones)))
         for path, part in self.traced.items():
             record = written(self.network, part, lambda units: int(self._form(units) @ ones))
             install(self._module.get_submodule(path), record)
@@ -287,8 +295,8 @@ class Shapes:
         table = primes(4 * len(self.sizes) + 64, LEAST_PRIME)
         for seed in range(DRAWS):
             drawn: IntArray = np.random.default_rng(seed).permutation(table)[: len(self.sizes)]
-            lengths = self._forms @ self._ones(drawn)
-            if len(np.unique(lengths)) == len(lengths):
+            lengths = [self._forms @ self._ones(widths) for widths in (drawn, _opposite(drawn))]
+            if all(len(np.unique(each)) == len(each) for each in lengths):
                 break
         return drawn
 
@@ -302,6 +310,7 @@ class _Recorder(TorchFunctionMode):
 
     Attributes:
         calls: The operations, in execution order.
+        failed: Number of an operation that raised -> its line of code.
         notes: What was done with widths.
     """
 
@@ -312,6 +321,7 @@ class _Recorder(TorchFunctionMode):
         self._expected = expected
         self._answers = iter(answers)
         self.calls: list[Call] = []
+        self.failed: dict[int, str] = {}
         self.notes = Notes(meaning)
 
     def __torch_function__(
@@ -326,13 +336,25 @@ class _Recorder(TorchFunctionMode):
         if function in VALUES and (answer := next(self._answers, None)) is not None:
             return answer
         self.calls.append((function, args, kwargs))
+        number = len(self.calls) - 1
         if self._expected is not None:
-            place = len(self.calls) - 1
-            if place >= len(self._expected) or self._expected[place][0] != function:
+            if number >= len(self._expected) or self._expected[number][0] != function:
                 raise _DivergedError(calling_line())
             if getattr(function, "__name__", "").strip("_") in ARITHMETIC:
                 self.notes.use(*args)
-        return shortcut(function, args, kwargs)
+        try:
+            return shortcut(function, args, kwargs)
+        except Exception:
+            self.failed[number] = calling_line()
+            raise
+
+
+def _opposite(values: IntArray) -> IntArray:
+    """Return distinct values so that the largest stands where the smallest stood."""
+    order = np.argsort(values)
+    opposite = values.copy()
+    opposite[order] = values[order[::-1]]
+    return opposite
 
 
 def _linear(form: IntArray) -> Expression:

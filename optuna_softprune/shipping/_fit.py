@@ -48,7 +48,7 @@ def other_constants(plan: Plan, model: nn.Module) -> str:
     for (path, name, index), (dense, _) in plan.attributes.items():
         held: Any = vars(model.get_submodule(path)).get(name)
         if index is not None:
-            held = held[index] if isinstance(held, tuple) and index < len(held) else None
+            held = held[index] if isinstance(held, (tuple, list)) and index < len(held) else None
         if type(held) is not int or held != dense:
             return f"`{_dotted(path, name)}` is {held!r} instead of {dense}"
     return ""
