@@ -139,8 +139,43 @@ def test_figures_are_drawn_of_what_was_searched(plot: Callable[[optuna.Study], g
         assert figure.data[0].colorbar.title.text == "fraction removed"
     if plot is visualization.plot_sensitivity:
         removed = visualization.coefficients(study).coefficients.max()
-        last = float(figure.data[0].x[-1].split("-")[-1]) / 100
-        assert removed <= last < removed + 0.11
+        edges = figure.data[0].x  # numbers, so that ticks that do not fit are left out
+        assert edges[0] == 0
+        assert removed <= edges[-1] / 100 < removed + 0.11
+        assert len(edges) == figure.data[0].z.shape[1] + 1
+
+
+def texts(figure: go.Figure) -> set[str]:
+    """Return titles and names in a figure."""
+    layout, bars = figure.layout, [trace.colorbar.title.text for trace in figure.data if "colorbar" in trace]
+    axes = [layout.xaxis.title.text, layout.yaxis.title.text]
+    return {layout.title.text, *axes, *bars, *(trace.name for trace in figure.data)} - {None}
+
+
+def test_counts_are_written_out_and_the_best_of_them_is_the_fewest() -> None:
+    dense = counted_macs(MODEL, (X,))
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(PruningObjective(SPACE, error, objectives=("macs",), directions=("minimize",)), n_trials=3)
+    best = visualization.plot_sparsity(study)
+    assert {f"dense: {dense:,.0f}", f"best: {study.best_value:,.0f}", "MACs"} <= texts(best)
+    assert "Fewest MACs so far" in texts(visualization.plot_convergence(study))
+    assert {"Fewest MACs by how much of each group is removed", "fewest MACs"} <= texts(
+        visualization.plot_sensitivity(study)
+    )
+    assert "What the 3 networks with the fewest MACs leave out" in texts(visualization.plot_coefficients(study))
+    widths = f"Widths with the fewest MACs (trial {study.best_trial.number}, {study.best_value:,.0f})"
+    assert widths in texts(visualization.plot_widths(study))
+    assert "error against MACs" in texts(visualization.plot_front([searched()], against="macs"))
+
+
+def test_a_first_trial_is_seen_and_the_dense_network_beside_it() -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(PruningObjective(SPACE, lambda model: -error(model), CONSTRAINT), n_trials=1)
+    study.optimize(PruningObjective(SPACE, lambda model: -error(model), CONSTRAINT), n_trials=0)
+    drawn = {trace.name: trace for trace in visualization.plot_convergence(study).data}
+    assert len(drawn["dense: 0"].x) == 2  # not "-0"
+    assert drawn["dense: 0"].x[0] < drawn["dense: 0"].x[1]
+    assert "markers" in drawn["best so far"].mode
 
 
 def test_a_float_metric_is_called_as_its_function() -> None:

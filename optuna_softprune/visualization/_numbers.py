@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from optuna_softprune.coefficients import Count
+from optuna_softprune.coefficients import COUNTED, Count
 from optuna_softprune.evaluation import METRIC
 from optuna_softprune.objective import (
     CANDIDATE,
@@ -347,7 +347,7 @@ def _complete(study: optuna.Study, metric: str | None) -> tuple[str, int, list[F
 
 def _shown(study: optuna.Study, name: str) -> str:
     """Return the name of a metric for people: a float metric is called as its function is."""
-    return str(study.user_attrs.get(METRIC_NAME, name)) if name == METRIC else name
+    return str(study.user_attrs.get(METRIC_NAME, name)) if name == METRIC else COUNTED.get(name, name)
 
 
 def _dense(study: optuna.Study, name: str) -> float | None:

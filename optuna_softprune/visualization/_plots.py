@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +59,9 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
         colorbar={"title": {"text": "fraction removed", "side": "right"}, "tickformat": ".0%"},
     )
     figure = go.Figure(heat)
-    networks = "network" if len(found.trials) == 1 else f"{len(found.trials)} networks"
-    _lay_out(figure, f"What the {networks} with the best {found.name} leave out", "trial, best first", "")
+    one = len(found.trials) == 1
+    networks, leave = ("network", "leaves") if one else (f"{len(found.trials)} networks", "leave")
+    _lay_out(figure, f"What the {networks} with the {_best(found.name)} {leave} out", "trial, best first", "")
     figure.update_xaxes(type="category", nticks=min(len(found.trials), NUMBERED_TRIALS), tickangle=0)
     _of_groups(figure, found.groups)
     return figure
@@ -110,7 +112,7 @@ def plot_sparsity(study: optuna.Study, *, metric: str | None = None) -> go.Figur
             x=[found.sparsity[found.best]],
             y=[found.metric[found.best]],
             mode="markers",
-            name=f"best: {found.metric[found.best]:.4g}",
+            name=f"best: {_number(found.metric[found.best])}",
             text=[f"trial {found.trials[found.best]}"],
             marker={"size": 16, "symbol": "star", "color": ORANGE, "line": {"color": "white", "width": 1}},
         )
@@ -119,7 +121,7 @@ def plot_sparsity(study: optuna.Study, *, metric: str | None = None) -> go.Figur
             x=[0.0],
             y=[found.dense],
             mode="markers",
-            name=f"dense: {found.dense:.4g}",
+            name=f"dense: {_number(found.dense)}",
             marker={"size": 12, "symbol": "circle", "color": "black"},
         )
         figure.add_hline(y=found.dense, line_dash="dot", line_color="black", line_width=1)
@@ -154,26 +156,28 @@ def plot_convergence(study: optuna.Study, *, metric: str | None = None) -> go.Fi
     figure.add_scatter(
         x=found.evaluations,
         y=found.best,
-        mode="lines",
+        mode="lines" if len(found.best) > 1 else "markers",
         name="best so far",
+        marker={"color": ORANGE},
         line={"shape": "hv", "color": ORANGE, "width": 2.5},
     )
+    last = int(found.evaluations[-1])
+    ends = (0.9, 1.1 * last)
     if found.dense is not None:
         figure.add_scatter(
-            x=[1, int(found.evaluations[-1])],
+            x=ends,
             y=[found.dense] * 2,
             mode="lines",
-            name=f"dense: {found.dense:.4g}",
+            name=f"dense: {_number(found.dense)}",
             line={"dash": "dot", "color": "black", "width": 1},
         )
-    _lay_out(figure, f"Best {found.name} so far", "networks evaluated", found.name)
-    last = int(found.evaluations[-1])
+    _lay_out(figure, f"{_begun(_best(found.name))} so far", "networks evaluated", found.name)
     ticks = [n for power in range(len(str(last))) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= last]
     figure.update_xaxes(
         type="log",
         tickvals=ticks,
         ticktext=[f"{n:,}" for n in ticks],
-        range=[np.log10(0.9), np.log10(1.1 * last)],
+        range=np.log10(ends),
     )
     return figure
 
@@ -186,20 +190,22 @@ def plot_sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: 
     """
     go = _plotly()
     found = numbers.sensitivity(study, metric=metric, ranges=ranges)
-    labels = [f"{100 * a:.0f}-{100 * b:.0f}" for a, b in zip(found.edges[:-1], found.edges[1:], strict=True)]
+    best, edges = _best(found.name), np.round(100 * found.edges)
+    labels = [f"{low:.0f} to {high:.0f}" for low, high in itertools.pairwise(edges)]
     heat = go.Heatmap(
         z=found.best,
-        x=labels,
+        x=edges,
         y=found.groups,
+        customdata=np.broadcast_to(labels, found.best.shape),
         colorscale="Viridis",
-        colorbar={"title": {"text": f"best {found.name}", "side": "right"}},
-        hovertemplate=f"%{{y}}, %{{x}} % removed: best {found.name} %{{z:.4g}}<extra></extra>",
+        colorbar={"title": {"text": best, "side": "right"}},
+        hovertemplate=f"%{{y}}, %{{customdata}} % removed: {best} %{{z:.4g}}<extra></extra>",
         hoverongaps=False,
         ygap=GAP,
     )
     figure = go.Figure(heat)
-    _lay_out(figure, f"Best {found.name} by how much of each group is removed", "% of the group removed", "")
-    figure.update_xaxes(type="category", tickangle=0)
+    _lay_out(figure, f"{_begun(best)} by how much of each group is removed", "% of the group removed", "")
+    figure.update_xaxes(tick0=0, dtick=edges[1], tickangle=0)
     _of_groups(figure, found.groups)
     return figure
 
@@ -229,7 +235,7 @@ def plot_widths(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
             **bars,
         )
         figure.add_bar(x=kept, name="kept", marker={"color": BLUE}, width=0.4, hoverinfo="skip", **bars)
-    title = f"Widths with the best {found.name} (trial {found.trial}, {found.metric:.4g})"
+    title = f"Widths with the {_best(found.name)} (trial {found.trial}, {_number(found.metric)})"
     _lay_out(figure, title, "units", "")
     share = 1 / len(panels)
     for i, (name, dense, _) in enumerate(panels):
@@ -279,14 +285,31 @@ def plot_front(studies: Sequence[optuna.Study], *, metric: str | None = None, ag
             x=[found.dense[against]],
             y=[found.dense_metric],
             mode="markers",
-            name=f"dense: {found.dense_metric:.4g}",
+            name=f"dense: {_number(found.dense_metric)}",
             marker={"size": 12, "symbol": "circle", "color": "black"},
         )
         figure.add_hline(y=found.dense_metric, line_dash="dot", line_color="black", line_width=1)
-    _lay_out(figure, f"{found.name} against {against}", against, found.name)
+    what = COUNTED.get(against, against)
+    _lay_out(figure, f"{found.name} against {what}", what, found.name)
     if against == "sparsity":
         figure.update_xaxes(tickformat=".0%")
     return figure
+
+
+def _best(name: str) -> str:
+    """Return what is sought, in words."""
+    return f"fewest {name}" if name in COUNTED.values() else f"best {name}"
+
+
+def _begun(words: str) -> str:
+    """Return words as a title begins with them."""
+    return words[:1].upper() + words[1:]
+
+
+def _number(value: float) -> str:
+    """Return a number for people: counts in full, and no minus before nothing."""
+    whole = float(value).is_integer() and abs(value) >= 1e3
+    return f"{value:,.0f}" if whole else f"{value + 0.0:.4g}"
 
 
 def _lay_out(figure: go.Figure, title: str, x: str, y: str) -> None:
