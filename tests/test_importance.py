@@ -117,6 +117,20 @@ def test_user_defined_importance_decides_what_goes_first(model: nn.Sequential) -
     assert torch.equal(small[0].weight, first.weight[:3])
 
 
+def test_scores_may_be_tensors_that_weights_led_to(model: nn.Sequential) -> None:
+    class Largest:
+        def scores(self, model: nn.Module, groups: Any) -> list[torch.Tensor]:
+            weights = dict(model.named_parameters())
+            found = [weights[group.slices[0].tensor].abs().amax(1).bfloat16() for group in groups]
+            assert all(each.requires_grad for each in found)
+            return found
+
+    small: Any = PruningSpace(model, (X,), importance=Largest()).prune({"0": 0.5})
+    first: Any = model[0]
+    kept = first.weight.abs().amax(1).topk(3).indices.sort().values
+    assert torch.equal(small[0].weight, first.weight[kept])
+
+
 def test_importances_do_not_touch_the_model(model: nn.Sequential) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for importance in (Magnitude(), ActivationEnergy(Calibration([(X,)])), Taylor([(X,)], square), Random()):
@@ -138,6 +152,9 @@ class Given:
         (Given([]), ValueError, r"scores for each of the 1 groups, but got 0"),
         (Given([np.zeros(5)]), ValueError, r"finite and of shape \(6,\), but got shape \(5,\)"),
         (Given([np.full(6, np.nan)]), ValueError, r"with 6 values that are not finite"),
+        (Given(["abcdef"]), TypeError, r"Expected the scores of `0` to be real numbers, but got a str"),
+        (Given([[None] * 6]), TypeError, r"Expected the scores of `0` to be real numbers, but got a list"),
+        (Given([np.full(6, 1j)]), TypeError, r"Expected the scores of `0` to be real numbers, but got a ndarray"),
         (Taylor([], square), ValueError, r"at least one batch, but got none. A generator can be read only once"),
         (Taylor([(X,)], lambda model, batch: model(*batch)), TypeError, r"return a scalar tensor that depends"),
         (Taylor([(X,)], lambda model, batch: 1.0), TypeError, r"but got 1.0"),  # type: ignore[arg-type,return-value]
