@@ -6,7 +6,7 @@ import importlib.util
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS = 24
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 500,
     "hidden_size": 32,
     "num_hidden_layers": 2,
