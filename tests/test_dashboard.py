@@ -90,6 +90,17 @@ def test_what_goes_wrong_is_said_once_and_stops_nothing(tmp_path: Path, caplog: 
     assert sum("could not be updated" in message for message in caplog.messages) == 1
 
 
+def test_a_study_that_nothing_was_searched_in_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna.create_study(study_name="new", direction="minimize")
+    for show in (note, publish):
+        with pytest.raises(ValueError, match=r"Expected a study of a `PruningObjective`, but 'new' holds no search"):
+            show(study, SPACE)
+    optuna.logging.enable_propagation()
+    DashboardCallback(OBJECTIVE).update(study)
+    optuna.logging.disable_propagation()
+    assert "'new' holds no search of this package" in caplog.text
+
+
 @pytest.mark.parametrize(("settings", "words"), [({"share": 0}, "share"), ({"draw": drawn}, "together")])
 def test_wrong_settings_are_said(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -44,11 +44,12 @@ def publish(study: optuna.Study, space: PruningSpace) -> None:
         from optuna_dashboard import save_note, save_plotly_graph_object
     except ImportError as error:
         raise ImportError('The dashboard is not installed: pip install "optuna-softprune[dashboard]".') from error
+    text = note(study, space)
     names = study.user_attrs[OBJECTIVE]["names"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(names)
-    save_note(study, note(study, space))
+    save_note(study, text)
     feasible = any(trial.user_attrs.get(FEASIBLE, 1) for trial in study.get_trials(deepcopy=False) if trial.values)
     figures = {name: plot for name, plot in FIGURES.items() if feasible or name != "widths"}
     for metric in names if len(names) > 1 else [None]:
@@ -58,9 +59,17 @@ def publish(study: optuna.Study, space: PruningSpace) -> None:
 
 
 def note(study: optuna.Study, space: PruningSpace) -> str:
-    """Return, as Markdown, what the search is about and what it found."""
+    """Return, as Markdown, what the search is about and what it found.
+
+    Raises:
+        ValueError: If the study is not one of ours.
+    """
     held = study.user_attrs
-    objective = held[OBJECTIVE]
+    objective = held.get(OBJECTIVE)
+    if objective is None:
+        raise ValueError(
+            f"Expected a study of a `PruningObjective`, but {study.study_name!r} holds no search of this package."
+        )
     constraint: dict[str, Any] | None = held[CONSTRAINT]
     of = "parameters" if constraint is None else constraint["of"]
     lines = [f"**{study.study_name}**: structured pruning, {len(space.groups)} groups."]
