@@ -45,6 +45,7 @@ from optuna_softprune.graph import (
     let_go,
     map_tensors,
     parts,
+    surroundings_kept,
     to_working,
     unwrapped,
     working_copy,
@@ -130,14 +131,15 @@ class PruningSpace:
                 stacklevel=2,
             )
         self._example = (example_inputs, example_kwargs)
-        expect_copies_to_be_alike(self._model, *self._example)
-        self._network, macs = _proven_network(
-            self._model,
-            self._example,
-            components,
-            lambda network: reasons_of_settings(network, ignored, round_to, min_units),
-            lambda size: size - removable(size, round_to, min_units)[::-1],
-        )
+        with surroundings_kept(self._model):
+            expect_copies_to_be_alike(self._model, *self._example)
+            self._network, macs = _proven_network(
+                self._model,
+                self._example,
+                components,
+                lambda network: reasons_of_settings(network, ignored, round_to, min_units),
+                lambda size: size - removable(size, round_to, min_units)[::-1],
+            )
         warn_of_unused(self._network, self._model)
         if not self._network.groups:
             raise_nothing_to_prune(self._network)
@@ -293,9 +295,10 @@ class PruningSpace:
         Both run on the CPU, in float64 where the network's forward pass allows it, on noisy example inputs. About
         1e-12 is rounding.
         """
-        working = working_copy(self._model, self._network.exported.dtype)
-        verifier = Verifier.sharpest(working, *self._example, self._network)
-        return verifier.compare(self._network, self._kept(self._removed(c))).error
+        with surroundings_kept(self._model):
+            working = working_copy(self._model, self._network.exported.dtype)
+            verifier = Verifier.sharpest(working, *self._example, self._network)
+            return verifier.compare(self._network, self._kept(self._removed(c))).error
 
     def __str__(self) -> str:
         """Return a table of the groups, and what is protected and why."""

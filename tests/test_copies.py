@@ -26,8 +26,9 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 PICTURES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def chain() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+def chain(first: int = 16, second: int = 12) -> nn.Sequential:
+    layers = (nn.Linear(8, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 4))
+    return nn.Sequential(*layers)
 
 
 def flat() -> nn.Module:
@@ -93,12 +94,78 @@ class CopiedByItsOwnWay(nn.Module):
         return out
 
 
+class WithoutMemo(nn.Module):
+    """Copies its parts with no knowledge of the copy that it is a part of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WithoutMemo:
+        duplicate = WithoutMemo.__new__(WithoutMemo)
+        vars(duplicate).update(vars(self))
+        duplicate._modules = {name: copy.deepcopy(each) for name, each in self._modules.items()}
+        return duplicate
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class MadeAgain(WithoutMemo):
+    """Copies itself by building itself again, as wide as it is, and loading its state."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MadeAgain:
+        duplicate = MadeAgain()
+        duplicate.layers = chain(self.layers[0].out_features, self.layers[2].out_features)
+        duplicate.load_state_dict(self.state_dict())
+        return duplicate
+
+
+class LateMode(WithoutMemo):
+    """Comes out of its own copy in train mode, and minds the mode."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LateMode:
+        duplicate = LateMode()
+        duplicate.layers = copy.deepcopy(self.layers, memo).train()
+        return duplicate
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return -out if self.layers.training else out
+
+
+class Remembers(nn.Module):
+    """Takes the norms of its rows once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    @functools.cached_property
+    def norms(self) -> Tensor:
+        return self.read.weight.norm(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(torch.relu(self.read(x) * self.norms))
+        return out
+
+
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return chain()
+
+
 COPIED: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
     "views of one flat tensor": (flat, [16, 12]),
     "interleaved views": (interleaved, [16, 12]),
     "compiled block": (lambda: Compiled(False), [16, 8, 6]),
     "block compiled in place": (lambda: Compiled(True), [16, 8, 6]),
     "tensors in containers": (Held, [16]),
+    "a copy of its own without memo": (WithoutMemo, [16, 12]),
+    "a copy of its own that is built again": (MadeAgain, [16, 12]),
+    "a copy of its own in another mode": (LateMode, [16, 12]),
+    "made in inference mode": (made_in_inference_mode, [16, 12]),
     "a copy of its own": (lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), CopiedByItsOwnWay(chain()[2:])), [16, 12]),
 }
 
@@ -107,9 +174,12 @@ COPIED: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
 @pytest.mark.parametrize(("build", "sizes"), COPIED.values(), ids=COPIED)
 def test_what_can_be_copied_can_be_pruned(build: Callable[[], nn.Module], sizes: list[int]) -> None:
     model = build().eval()
-    expected = model(X)
+    with torch.no_grad():
+        expected = model(X)
     space = PruningSpace(model, (X,))
     assert [group.size for group in space.groups] == sizes
+    c = {group.name: 0.5 for group in space.groups}
+    assert all(not module.training for module in space.prune(c).modules())
     assert_removed_equals_masked(space, model, (X,))
     torch.testing.assert_close(space.prune({group.name: 0.0 for group in space.groups})(X), expected)
 
@@ -236,17 +306,75 @@ def test_function_that_holds_a_layer_of_the_original_is_refused() -> None:
 def test_copy_of_ones_own_that_is_another_network_is_refused() -> None:
     class Forgetful(CopiedByItsOwnWay):
         def __deepcopy__(self, memo: dict[int, Any]) -> Forgetful:
-            return Forgetful(chain())
+            block = chain()
+            block[1] = nn.Tanh()
+            return Forgetful(block)
 
     with pytest.raises(TypeError, match="but their outputs differ"):
         PruningSpace(Forgetful(chain()).eval(), (X,))
 
 
-def test_monitor_of_the_users_own_is_no_reason_to_refuse() -> None:
+SEEN: dict[str, Any] = {}
+
+
+def test_monitor_of_the_users_own_is_no_reason_to_refuse_and_does_not_see_copies() -> None:
     model = chain().eval()
     seen: list[Tensor] = []
     model[0].register_forward_hook(lambda module, args, output: seen.append(output))
-    assert [group.size for group in PruningSpace(model, (X,)).groups] == [16, 12]
+    model[2].register_forward_hook(lambda module, args, output: SEEN.update(last=output))
+    with torch.no_grad():
+        model(X)
+    last = SEEN["last"]
+    space = PruningSpace(model, (X,))
+    assert [group.size for group in space.groups] == [16, 12]
+    space.verify(dict.fromkeys(space.distributions, 0.5))
+    assert len(seen) == 1
+    assert SEEN["last"] is last
+
+
+def test_registry_that_a_hook_finds_outside_is_named() -> None:
+    class Found(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+            SEEN["first"] = self.layers[0]
+            self.layers[0].register_forward_hook(lambda module, args, output: SEEN["first"].weight.mean() * output)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers(x)
+            return out
+
+    with pytest.raises(TypeError, match=r"reads `layers.0.weight` of `model` itself.*`SEEN` in a forward hook of"):
+        PruningSpace(Found().eval(), (X,))
+
+
+def test_what_the_first_pass_keeps_is_kept_anew_by_each_network() -> None:
+    model = Remembers().eval()
+    space = PruningSpace(model, (X,))
+    assert space.verify({"read": 0.5}) < 1e-9
+    assert "norms" not in vars(model)
+    with torch.no_grad():
+        small = space.prune({"read": 0.5})
+        assert small(X).shape == (4, 4)
+    model(X)
+    with pytest.raises(ValueError, match=r"coupled to `norms`, which is no parameter or buffer of the network: regis"):
+        PruningSpace(model, (X,))
+
+
+def test_layers_in_a_plain_list_are_named_with_the_remedy() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rest = nn.Linear(8, 16), [nn.Linear(16, 12), nn.Linear(12, 4)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            for layer in self.rest:
+                x = torch.relu(layer(x))
+            return x
+
+    with pytest.raises(ValueError, match=r"coupled to `rest\[0\].weight`, which is no parameter .* an `nn.ModuleList`"):
+        PruningSpace(Listed().eval(), (X,))
 
 
 def reachable(value: Any, seen: dict[int, Any]) -> Iterator[Tensor]:

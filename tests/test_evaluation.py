@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import multiprocessing
 import pickle
 import pickletools
 import zipfile
@@ -18,6 +19,7 @@ from checks import candidates
 from evaluations import Seen, assert_like_the_removed_network, assert_random_network_is_like_the_removed, evaluate, mlp
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import optuna_softprune
 from optuna_softprune import PruningObjective, PruningSpace
@@ -374,6 +376,40 @@ def test_metric_may_run_what_it_made_of_its_network(
     optuna.logging.disable_propagation()
     if make is not compiled:  # which runs the hooks of an earlier network of the same form
         assert not [message for message in caplog.messages if "neither ran nor copied" in message]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("cache_bytes", [2**28, 0])
+def test_metric_may_run_its_network_in_a_forked_process(cache_bytes: int, caplog: pytest.LogCaptureFixture) -> None:
+    forking = multiprocessing.get_context("fork")
+
+    def metric(model: nn.Module) -> float:
+        values = forking.SimpleQueue()
+        process = forking.Process(target=lambda: values.put(run(model).square().mean().item()))
+        process.start()
+        value = values.get()
+        process.join()
+        return float(value)
+
+    objective = PruningObjective(SPACE, metric, cache_bytes=cache_bytes)
+    optuna.logging.enable_propagation()
+    assert evaluate(objective, HALF) == pytest.approx(metric(SPACE.prune(HALF).eval()), rel=1e-5)
+    optuna.logging.disable_propagation()
+    assert "neither ran nor copied" not in caplog.text
+
+
+def test_metric_that_counts_operations_gets_the_whole_network(caplog: pytest.LogCaptureFixture) -> None:
+    def counted_operations(model: nn.Module) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run(model)
+        return float(counter.get_total_flops())
+
+    objective = PruningObjective(SPACE, counted_operations)
+    optuna.logging.enable_propagation()
+    for c in (HALF, dict.fromkeys(HALF, 0.0), HALF):
+        assert evaluate(objective, c) == counted_operations(SPACE.prune(c).eval())
+    optuna.logging.disable_propagation()
+    assert "the metric looks at each operation" in caplog.text
 
 
 @pytest.mark.parametrize("cache_bytes", [2**28, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import random
 from typing import Any
@@ -265,6 +266,101 @@ def test_output_that_is_an_object_is_refused_with_the_remedy_that_fits() -> None
     with pytest.raises(ExportError, match=r"An output of class `Cache` .*\{\"use_cache\": False\}"):
         PruningSpace(Generator().eval(), (X,))
     assert PruningSpace(Generator().eval(), (X,), example_kwargs={"use_cache": False}).verify({"layers.0": 0.5}) < 1e-9
+
+
+class Answer(dict[str, torch.Tensor]):
+    """A dict of one's own class, as networks of transformers return."""
+
+
+class Question(collections.UserDict[str, torch.Tensor]):
+    """What tokenisers return."""
+
+
+class Asked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def forward(self, x: Any, plain: bool = False) -> Any:
+        y = self.layers(x if isinstance(x, torch.Tensor) else x["x"])
+        return {"y": y} if plain else Answer(y=y)
+
+
+def test_dict_of_ones_own_class_is_told_from_a_branch() -> None:
+    with pytest.raises(ExportError, match=r"An output of class `Answer` .* such as `dict\(...\)` of a `Answer`"):
+        PruningSpace(Asked().eval(), (X,))
+    with pytest.raises(ExportError, match=r"An input of class `Question` .* such as `dict\(...\)` of a `Question`"):
+        PruningSpace(Asked().eval(), (Question(x=X),), example_kwargs={"plain": True})
+    assert PruningSpace(Asked().eval(), ({"x": X}, True)).verify({"layers.0": 0.5}) < 1e-9
+
+
+@dataclasses.dataclass
+class Pair:
+    x: torch.Tensor
+    scale: torch.Tensor
+
+
+torch.export.register_dataclass(Pair)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = chain()
+
+    def forward(self, pair: Pair) -> Pair:
+        return Pair(self.layers(pair.x) * pair.scale, pair.scale)
+
+
+def test_class_that_torch_knows_is_looked_into(recwarn: pytest.WarningsRecorder) -> None:
+    model, args = Scaled().eval(), (Pair(X, torch.ones(4, 1)),)
+    space = PruningSpace(model, args)
+    assert not recwarn.list
+    assert space.verify({"layers.0": 0.5}) < 1e-12
+    assert_removed_equals_masked(space, model, args)
+
+
+def test_numbers_that_are_returned_are_compared_but_for_rounding(recwarn: pytest.WarningsRecorder) -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> float:
+            return self.layers(x).square().mean().item()
+
+    space = PruningSpace(Loss().eval(), (X,))
+    assert not recwarn.list
+    assert [group.name for group in space.groups] == ["layers.0", "layers.2"]
+    assert space.verify(dict.fromkeys(space.distributions, 0.5)) < 1e-9
+
+
+@pytest.mark.parametrize("outputs", [{"1": "hidden", "4": "out"}, ["4"]])
+def test_feature_extractor_is_pruned(outputs: Any) -> None:
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    layers = (nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
+    model = extraction.create_feature_extractor(randomise(nn.Sequential(*layers)).eval(), outputs)
+    pictures = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    space = PruningSpace(model, (pictures,))
+    assert [group.name for group in space.groups] == (["2"] if len(outputs) == 2 else ["0", "2"])
+    c = dict.fromkeys(space.distributions, 0.5)
+    assert space.verify(c) < 1e-9
+    assert type(space.prune(c)(pictures)) is dict
+
+
+@pytest.mark.parametrize("seed", [4, 6, 16, 41])
+def test_numbers_of_lower_precision_do_not_pass_for_sharp_by_luck(seed: int) -> None:
+    class Ramp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layers(x) * torch.linspace(0, 1, 16).sum()
+            return y
+
+    torch.manual_seed(seed)
+    assert [group.name for group in PruningSpace(Ramp().eval(), (torch.randn(4, 3),)).groups] == ["layers.0"]
 
 
 class Detector(nn.Module):

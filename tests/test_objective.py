@@ -413,6 +413,28 @@ def test_trials_that_were_added_from_elsewhere_are_refused(change: str) -> None:
         PruningObjective(SPACE, quality, CONSTRAINT).best_model(study)
 
 
+def test_trial_that_was_added_while_the_objective_knew_the_study_is_refused() -> None:
+    study, objective = study_of(), PruningObjective(SPACE, quality, CONSTRAINT)
+    study.optimize(objective, n_trials=2)
+    first = study.trials[0]
+    study.add_trial(
+        optuna.trial.create_trial(value=first.value + 1, params=first.params, distributions=first.distributions)
+    )
+    with pytest.raises(StudyMismatchError, match=r"complete trials of study .* but trials 2 are not"):
+        objective.best_model(study)
+
+
+def test_value_that_is_changed_behind_the_objective_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    study, objective = study_of(), PruningObjective(SPACE, quality, CONSTRAINT)
+    study.optimize(objective, n_trials=2)
+    objective.best_model(study)
+    assert "was changed" not in caplog.text
+    study.optimize(lambda trial: objective(trial) + 5, n_trials=1)  # type: ignore[operator]
+    small = objective.best_model(study)
+    assert f"trial 2 is {study.best_value:.6g} in the study, but `metric` of its network is" in caplog.text
+    assert quality(small) == pytest.approx(study.best_value - 5)
+
+
 def test_copied_study_goes_on_as_the_one_that_it_was_copied_from() -> None:
     first, storage = optuna.storages.InMemoryStorage(), optuna.storages.InMemoryStorage()
     study = study_of(storage=first)

@@ -139,3 +139,30 @@ def drawn(seed: int) -> RandomNetwork:
 def test_values_are_those_of_the_networks_by_every_sampler(seeds: range) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     assert sum(assert_values_are_those_of_the_networks(drawn(seed)) for seed in seeds) > 10 * len(seeds)
+
+
+class SaysHowMany(nn.Module):
+    """Returns how many examples it was given, which `torch.export` takes for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.head(torch.tanh(self.read(x))), len(x)
+
+
+def test_number_of_examples_that_is_returned_makes_no_candidate_wrong() -> None:
+    space = PruningSpace(randomise(SaysHowMany()).eval(), (X,))
+
+    def mean(model: nn.Module) -> float:
+        with torch.no_grad():
+            y, number = model(X)
+            z, other = model(X[:20])
+        return float(y.square().sum().item() / number + z.square().sum().item() / other)
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    objective = PruningObjective(space, mean)
+    study.optimize(objective, n_trials=3)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    assert mean(objective.best_model(study)) == pytest.approx(study.best_value, rel=1e-5)

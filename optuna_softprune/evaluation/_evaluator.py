@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _get_current_dispatch_mode  # torch has no public way to ask
 
 from optuna_softprune.evaluation._blocks import block_length, blocks, is_by_example, joined
 from optuna_softprune.evaluation._candidate import Candidate
@@ -108,13 +109,15 @@ class Evaluator:
         number = examples(pytree.tree_leaves(call))
         few = map_tensors(call, lambda each: each[:FEW] if each.dim() and len(each) == number else each)
         problem = ""
-        for args, kwargs in (few, call):  # some networks take only as many examples as they are used to
+        # Some networks take only as many examples as they are used to, or say how many they were given.
+        for args, kwargs in (few, call):
             try:
                 with torch.no_grad(), self._exactly():
-                    self.way(sharing, self.flat_inputs(sharing.program, *call), call, None)
+                    self.way(sharing, self.flat_inputs(sharing.program, args, kwargs), (args, kwargs), None)
                     got, expected = self._both(sharing, candidate, args, kwargs)
             except NotSharedError:
-                return ""
+                problem = ""
+                continue
             except Exception as error:
                 problem = f"the removed network fails ({first_line(error)})"
                 continue
@@ -301,6 +304,8 @@ class _Passes:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         evaluator, sharing, candidate = self._evaluator, self._sharing, self._candidate
         try:
+            if _get_current_dispatch_mode() is not None:
+                raise NotSharedError("the metric looks at each operation")
             flat = evaluator.flat_inputs(sharing.program, args, kwargs)
             device = next((each.device.type for each in flat if isinstance(each, Tensor)), "cpu")
             autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -350,6 +355,8 @@ def _state(model: nn.Module) -> list[tuple[str, int, int]]:
 
 def _alike(one: Any, other: Any) -> bool:
     """Whether two outputs are equal but for rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        one, other = torch.tensor(one), torch.tensor(other)
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return bool(one == other)
     if one.shape != other.shape or one.dtype != other.dtype:

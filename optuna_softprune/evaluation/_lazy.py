@@ -148,7 +148,7 @@ def _getattribute(self: nn.Module, name: str) -> Any:
 def _call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     candidate = _candidate(self)
     if candidate is not None and not candidate.changed():
-        candidate.watch.used = True
+        candidate.watch.note()
         try:
             return candidate.forward(args, kwargs)
         except NotSharedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,22 @@ class Watch:
     """Whether a network, a part or a copy of it may have been run.
 
     Attributes:
-        used: Whether it was called, copied, pickled, scripted, or its state dict was taken.
+        used: Whether it was called, copied, pickled, scripted, or its state dict was taken, by this process or by one
+            that it was forked to.
         seen: Whether its weights were there to be read, and used in ways that nobody sees.
         shared: `(args, kwargs)` of the first forward pass that shared values with others; None if none did.
     """
 
     def __init__(self) -> None:
-        self.used = self.seen = False
+        self._used = mmap.mmap(-1, 1)  # memory that forked processes share
+        self.seen = False
         self.shared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._handles: list[Any] = []
+
+    @property
+    def used(self) -> bool:
+        """Whether it was used."""
+        return self._used[0] != 0
 
     def on(self, model: nn.Module) -> None:
         """Look at every module of `model`."""
@@ -41,7 +49,7 @@ class Watch:
 
     def note(self, *_: Any) -> None:
         """Note a use."""
-        self.used = True
+        self._used[0] = 1
 
 
 class _Hooks(OrderedDict[int, Any]):

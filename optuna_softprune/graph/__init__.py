@@ -11,7 +11,7 @@ from optuna_softprune.graph._dependences import (
 )
 from optuna_softprune.graph._discover import discover
 from optuna_softprune.graph._export import ExportedGraph, export, export_training, working_dtypes
-from optuna_softprune.graph._faithful import expect_copies_to_be_alike
+from optuna_softprune.graph._faithful import expect_copies_to_be_alike, surroundings_kept
 from optuna_softprune.graph._groups import (
     FIXED,
     UNUSED,
@@ -88,6 +88,7 @@ __all__ = [
     "returned",
     "rule_of",
     "shortcut",
+    "surroundings_kept",
     "tensors",
     "to_meta",
     "to_working",

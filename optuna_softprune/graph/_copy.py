@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,8 +77,29 @@ def _copied(value: Any, memo: Memo, replace: Replace) -> Any:
                 state[name] = each if type(each) in IMMUTABLE else _copied(each, memo, replace)
     else:
         with _Replacing(replace):
-            return copy.deepcopy(value, memo)
+            duplicate = copy.deepcopy(value, memo)
+        if isinstance(value, nn.Module) and isinstance(duplicate, nn.Module):
+            _take_over(value, duplicate, memo)
+        return duplicate
     return memo[id(value)]
+
+
+def _take_over(module: nn.Module, duplicate: nn.Module, memo: Memo) -> None:
+    """Give what a module's own way to be copied has made the tensors and modes that copies have.
+
+    Such a way need not hand `memo` on, and torchvision's feature extractors come out of theirs in train mode.
+    """
+    if duplicate.training != module.training:
+        duplicate.train(module.training)
+    parts = dict(duplicate.named_modules(remove_duplicate=False))
+    for path, each in module.named_modules(remove_duplicate=False):
+        if path not in parts:
+            continue  # another network; whoever compares them says so
+        parts[path].training = each.training
+        for kind in ("_parameters", "_buffers"):
+            made: dict[str, Tensor | None] = getattr(parts[path], kind)
+            old: dict[str, Tensor | None] = getattr(each, kind)
+            made.update({name: memo[id(held)] for name, held in old.items() if name in made and id(held) in memo})
 
 
 class _Replacing(TorchFunctionMode):
@@ -109,6 +131,8 @@ def _copies_itself(module: nn.Module) -> bool:
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
     """Return `new` as the same kind of tensor as `old`: a parameter stays one, frozen stays frozen."""
+    if new.is_inference() and not torch.is_inference_mode_enabled():
+        new = new.clone()  # what was made in inference mode is read only outside of it
     if not isinstance(old, nn.Parameter):
         return new
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)
@@ -134,15 +158,13 @@ def let_go(working: nn.Module) -> None:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return nested inputs (tuples, lists, dicts) with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        changed = copy.copy(value)
-        changed.update((key, map_tensors(item, change)) for key, item in value.items())
-        return changed
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, change) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(item, change) for item in value)
-    return value
+    """Return nested inputs with every tensor changed: tuples, lists, dicts, and whatever class torch knows as such."""
+
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, dict):  # of a class that torch does not know
+            duplicate = copy.copy(leaf)
+            duplicate.update((key, map_tensors(item, change)) for key, item in leaf.items())
+            return duplicate
+        return change(leaf) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(changed, value)

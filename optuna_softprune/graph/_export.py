@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.utils import _pytree as pytree
 
 from optuna_softprune.graph._copy import map_tensors, to_working, working_copy
 from optuna_softprune.graph._decompose import decompose
+from optuna_softprune.graph._faithful import attributes_kept, names_of_tensors
 from optuna_softprune.graph._network import canonical_names, tensors
 from optuna_softprune.graph._refusal import refused
 from optuna_softprune.graph._regions import inline_regions
@@ -38,6 +41,7 @@ class ExportedGraph:
         graph: The operations in execution order.
         tensors: Placeholder name -> qualified name of the parameter or buffer (the first of its names).
         constants: Placeholder name -> the constant tensor that the forward pass closed over.
+        held_at: Placeholder name -> where the network holds that constant, if it does.
         inputs: Placeholder names of the user's inputs, flattened as `flatten_inputs` flattens them.
         flatten_inputs: `(args, kwargs)` -> flat list of inputs.
         flatten_outputs: What the network returned -> flat list, in the order of the graph's outputs.
@@ -48,6 +52,7 @@ class ExportedGraph:
     graph: Graph
     tensors: Mapping[str, str]
     constants: Mapping[str, Tensor]
+    held_at: Mapping[str, str]
     inputs: tuple[str, ...]
     flatten_inputs: Callable[[Any], list[Any]]
     flatten_outputs: Callable[[Any], list[Any]]
@@ -79,14 +84,14 @@ def export(
     """
     working = working_copy(model, dtype)
     inputs = map_tensors((args, dict(kwargs)), functools.partial(to_working, dtype=dtype))
-    with _quietly():
+    with _quietly(), attributes_kept(working):
         try:
             program = torch.export.export(working, *inputs)
         except Exception as error:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 refusal = refused(working, inputs, error)
             raise refusal from error
-    return _exported(model, program, dtype), working
+    return _exported(model, working, program, dtype), working
 
 
 def export_training(
@@ -113,8 +118,8 @@ def export_training(
     # A network may draw the way that it takes (layers that are left out): a draft takes the one that was drawn.
     for exporting in (torch.export.export, torch.export.draft_export):
         try:
-            with _quietly():
-                return _exported(model, exporting(working.train(), *inputs), exported.dtype)
+            with _quietly(), attributes_kept(working):
+                return _exported(model, working, exporting(working.train(), *inputs), exported.dtype)
         except Exception:
             continue  # a network may need targets to train
         finally:
@@ -133,7 +138,7 @@ def export_submodule(
     with _quietly():
         program = torch.export.export(module, args, dict(kwargs))
     specs: Any = program.call_spec
-    return _exported(module, program, dtype), specs.in_spec, specs.out_spec
+    return _exported(module, module, program, dtype), specs.in_spec, specs.out_spec
 
 
 @contextlib.contextmanager
@@ -157,7 +162,32 @@ def _quietly() -> Iterator[None]:
                     each.setLevel(level)
 
 
-def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None) -> ExportedGraph:
+def _is_frozen(value: Any) -> bool:
+    return isinstance(value, (immutable_dict, immutable_list))
+
+
+def _thawed(spec: TreeSpec) -> TreeSpec:
+    """Return how outputs are nested when the network runs: what `torch.fx` wrote is frozen in a trace."""
+
+    def thawed(value: Any) -> Any:
+        if not _is_frozen(value):
+            return value
+        return pytree.tree_map(thawed, dict(value) if isinstance(value, dict) else list(value), is_leaf=_is_frozen)
+
+    nested = spec.unflatten(range(spec.num_leaves))
+    if not any(map(_is_frozen, pytree.tree_leaves(nested, is_leaf=_is_frozen))):
+        return spec
+    return pytree.tree_structure(pytree.tree_map(thawed, nested, is_leaf=_is_frozen))
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two tensors have in common that are the same elements in the same order."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _exported(
+    model: nn.Module, working: nn.Module, program: torch.export.ExportedProgram, dtype: torch.dtype | None
+) -> ExportedGraph:
     inline_regions(program.graph_module)
     _drop_failed(program.graph)
     decompose(program.graph)
@@ -169,10 +199,17 @@ def _exported(model: nn.Module, program: torch.export.ExportedProgram, dtype: to
     in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
     assert in_spec is not None
     assert out_spec is not None
+    out_spec = _thawed(out_spec)
+    constants = {placeholder: program.constants[name] for placeholder, name in lifted.items()}
+    # A parameter that the forward pass finds in a list or a dict is a constant to `torch.export`.
+    registered = {_place(tensor): name for name, tensor in tensors(working)} if constants else {}
+    found = {name: registered[_place(each)] for name, each in constants.items() if _place(each) in registered}
+    held_at = names_of_tensors(working) if len(found) < len(constants) else {}
     return ExportedGraph(
         graph=program.graph,
-        tensors={placeholder: names[name] for placeholder, name in held.items()},
-        constants={placeholder: program.constants[name] for placeholder, name in lifted.items()},
+        tensors={placeholder: names[name] for placeholder, name in {**held, **found}.items()},
+        constants={placeholder: each for placeholder, each in constants.items() if placeholder not in found},
+        held_at={name: held_at[each.data_ptr()] for name, each in constants.items() if each.data_ptr() in held_at},
         inputs=tuple(p for p in placeholders if p not in held and p not in lifted),
         flatten_inputs=in_spec.flatten_up_to,
         flatten_outputs=out_spec.flatten_up_to,

@@ -89,6 +89,33 @@ def expect_copies_to_be_alike(model: nn.Module, args: tuple[Any, ...], kwargs: M
     )
 
 
+@contextlib.contextmanager
+def surroundings_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what the functions of `model` have closed over, whatever copies of it, whose functions these are, do."""
+    _, closed_over = _reachable(model)
+    with _put_back(list(closed_over.values())):
+        yield
+
+
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Let what is traced leave nothing behind in `model` but values of tensors: no cache, no parameter made late."""
+    own, _ = _reachable(model)
+    with _put_back([place for place in own.values() if not isinstance(place.value, Tensor)]):
+        yield
+
+
+def names_of_tensors(model: nn.Module) -> dict[int, str]:
+    """Return by address where `model`, and what its functions have closed over, hold tensors."""
+    own, closed_over = _reachable(model)
+    places = [place for place in (*closed_over.values(), *own.values()) if isinstance(place.value, Tensor)]
+    return {place.value.data_ptr(): _written(place.name) for place in places if not place.value.is_meta}
+
+
+def _written(name: str) -> str:
+    return name if " " in name else f"`{name}`"
+
+
 def _outputs(model: nn.Module, inputs: tuple[Any, Any]) -> list[Any]:
     args, kwargs = map_tensors(inputs, torch.clone)
     devices = sorted({each.device.index or 0 for each in model.parameters() if each.is_cuda})
@@ -130,6 +157,8 @@ def _alike(got: list[Any], expected: list[Any]) -> bool:
 def _alike_leaf(one: Any, other: Any) -> bool:
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return type(one) is type(other) and (type(one) not in IMMUTABLE or one == other or one != one)
+    if one.layout != torch.strided or one.is_nested:
+        return True  # `torch.export` refuses it
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not (one.is_floating_point() or one.is_complex()):
@@ -231,11 +260,15 @@ def _closed_over(place: _Place) -> Iterator[_Place]:
     if isinstance(function, weakref.ref):
         yield _Place(f"the weak reference `{name}`", function())
         return
-    said = f"{name if ' ' in name else f'`{name}`'} (function `{function.__name__}`)"
+    said = f"{_written(name)} (function `{function.__name__}`)"
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     for variable, cell in cells:
         with contextlib.suppress(ValueError):  # not filled yet
             yield _Place(f"`{variable}` in {said}", cell.cell_contents)
+    for variable in function.__code__.co_names:
+        value = function.__globals__.get(variable)
+        if isinstance(value, CONTAINERS):
+            yield _Place(f"`{variable}` in {said}", value)
     for each in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()):
         yield _Place(f"a default of {said}", each)
 

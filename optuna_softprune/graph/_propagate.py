@@ -207,7 +207,9 @@ class Propagation:
         """Say why `node` has a width that cannot shrink."""
         if not isinstance(node, Node):
             return "a constant"
-        return partial(why_fixed, node, self._known_value, self._tensors, self.exported.constants, self.without_rule)
+        exported = self.exported
+        known = (self._tensors, exported.constants, exported.held_at, self.without_rule)
+        return partial(why_fixed, node, self._known_value, *known)
 
     def _known_value(self, node: Node) -> Value:
         """Return the layers of a node, of several outputs all, when labels have settled."""

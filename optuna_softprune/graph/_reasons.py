@@ -75,6 +75,7 @@ def why_fixed(
     value: Callable[[Node], Value],
     tensors: Mapping[str, str],
     constants: Mapping[str, object],
+    held_at: Mapping[str, str],
     without_rule: Mapping[Node, str],
 ) -> str:
     """Say why a node has a width that cannot shrink.
@@ -84,10 +85,16 @@ def why_fixed(
         value: Node -> its layers.
         tensors: Placeholder name -> qualified name of a parameter or buffer.
         constants: Placeholder names of constants.
+        held_at: Placeholder name of a constant -> where the network holds it.
         without_rule: Node whose operation has no rule -> what is said of that.
     """
     while node not in without_rule:
         if node.op == "placeholder":
+            if node.name in held_at:
+                return (
+                    f"coupled to {held_at[node.name]}, which is no parameter or buffer of the network: register it "
+                    "(`nn.Parameter`, `register_buffer`; layers in an `nn.ModuleList`) if it should shrink too"
+                )
             kind = "constant" if node.name in constants else "input"
             known = tensors.get(node.name)
             return f"coupled to `{known}`" if known else f"coupled to the {kind} `{node.name}`"

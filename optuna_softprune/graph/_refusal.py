@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Mapping
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from optuna_softprune._errors import ExportError
 from optuna_softprune.graph._reasons import user_line
@@ -52,8 +53,8 @@ def refused(working: nn.Module, inputs: tuple[Any, Any], error: Exception) -> Ex
             hook.remove()
     expected = "Expected `model` to be exportable, but `torch.export` failed"
     for value, where in ((inputs, "input"), (outputs, "output")):
-        strange = next(_objects(value), None)
-        if strange is not None and type(strange).__name__ in str(error):
+        strange = next((each for each in _objects(value) if type(each).__name__ in str(error)), None)
+        if strange is not None:
             return NotExportableError(f"{expected}: {first_line(error)}. {_object_remedy(type(strange), where)}")
     part = _part_before(working, error, done)
     instead = f": `model.{part}` runs before that line, and what is pruned of it can take its place" if part else ""
@@ -67,13 +68,9 @@ def _at(error: Exception) -> str:
 
 def _objects(value: Any) -> Iterator[Any]:
     """Yield what nested inputs or outputs hold besides tensors and plain values."""
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _objects(each)
-    elif value is not None and not isinstance(value, (Tensor, Number, str, bytes, torch.dtype, torch.device)):
-        yield value
+    for each in pytree.tree_leaves(value):
+        if each is not None and not isinstance(each, (Tensor, Number, str, bytes)):
+            yield each
 
 
 def _object_remedy(kind: type, where: str) -> str:
@@ -84,10 +81,13 @@ def _object_remedy(kind: type, where: str) -> str:
         if where == "output"
         else "take tensors, tuples, lists and dicts only"
     )
-    return (
-        f"An {where} of class `{name}` holds its tensors where `torch.export` does not look: {plain}, or make the "
-        f"class known with `torch.export.register_dataclass({name})`."
-    )
+    if issubclass(kind, Mapping):
+        other = f", such as `dict(...)` of a `{name}`"
+    elif dataclasses.is_dataclass(kind):
+        other = f", or make the class known with `torch.export.register_dataclass({name})`"
+    else:
+        other = ""
+    return f"An {where} of class `{name}` is one that `torch.export` does not look into: {plain}{other}."
 
 
 def _part_before(working: nn.Module, error: Exception, done: list[nn.Module]) -> str:

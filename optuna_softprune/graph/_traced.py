@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from optuna_softprune.graph._copy import map_tensors
 from optuna_softprune.graph._export import export_submodule
+from optuna_softprune.graph._faithful import attributes_kept
 from optuna_softprune.graph._operation import operation_name
 from optuna_softprune.graph._refusal import first_line
 from optuna_softprune.graph._regions import AUTOCAST
@@ -175,7 +176,7 @@ def _calls(model: nn.Module, inputs: Any) -> dict[int, list[Call]]:
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in model.modules()]
     try:
         args, kwargs = map_tensors(inputs, torch.clone)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), attributes_kept(model):
             model(*args, **kwargs)
     finally:
         for hook in hooks:

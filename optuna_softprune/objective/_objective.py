@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
+from optuna.trial import TrialState
 from torch import nn
 
 from optuna_softprune._errors import StudyMismatchError
@@ -36,6 +38,7 @@ from optuna_softprune.objective._record import (
     ROLE,
     Claimed,
     claim,
+    expect_own,
     trial_facts,
 )
 from optuna_softprune.objective._second_look import WHOLE, SecondLook
@@ -229,13 +232,15 @@ class PruningObjective:
                 trial is not that of its network.
             ValueError: If no trial is feasible, or the study has several objectives.
         """
-        space = self._claimed_by(study).space
+        space, identity = self._claimed_by(study)
+        expect_own(study, identity, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if len(self._objectives) > 1:
             raise ValueError(
                 "Expected a study with one objective, but got several, so there is no best trial: choose one of "
                 "`study.best_trials` and call `space.prune(space.coefficients(trial.params))`."
             )
         best = best_feasible(study, self._constraint, self._requirements)
+        self._tell_changed(best)
         c = space.coefficients(best.params)
         look = self._look(study)
         if look.since is None or best.number < look.since:
@@ -252,6 +257,16 @@ class PruningObjective:
         small = space.prune(c)
         note_study(small, trial_facts(study, best))
         return small if self._finish is None else self._finished(small.eval())
+
+    def _tell_changed(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Say that a study has another value of a trial than this objective returned."""
+        name, held = self._objectives[0], trial.user_attrs
+        returned = held[f"{PREFIX}{name}"] if name in COUNTS else held[CANDIDATE]["metrics"][name]
+        if not math.isclose(trial.value or 0.0, returned, rel_tol=1e-6, abs_tol=1e-12):
+            LOGGER.warning(
+                f"The value of trial {trial.number} is {trial.value:.6g} in the study, but `{name}` of its network is "
+                f"{returned:.6g}: what the objective returned was changed. The network of the best value is returned."
+            )
 
     def _finished(self, model: nn.Module) -> nn.Module:
         made = None if self._finish is None else self._finish(model)

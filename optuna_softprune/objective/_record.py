@@ -26,7 +26,7 @@ from optuna_softprune._keys import CONSTRAINT, PREFIX
 from optuna_softprune._log import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import optuna
 
@@ -103,6 +103,16 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
             "calibration batches): the study's order is used."
         )
     identity = hashlib.sha256(f"{json.dumps(_plain(fingerprint), sort_keys=True)} {text}".encode()).hexdigest()[:16]
+    expect_own(study, identity, complete)
+    return Claimed(space.with_order(order), identity)
+
+
+def expect_own(study: optuna.Study, identity: str, complete: Sequence[optuna.trial.FrozenTrial]) -> None:
+    """Raise unless complete trials of a study are of the search that is identified so.
+
+    Raises:
+        StudyMismatchError: If some are not.
+    """
     foreign = [trial.number for trial in complete if trial.user_attrs.get(CANDIDATE, {}).get("space") != identity]
     if foreign:
         raise StudyMismatchError(
@@ -110,7 +120,6 @@ def claim(study: optuna.Study, space: PruningSpace, settings: Mapping[str, Any])
             f"{shorten([str(number) for number in foreign])} are not: they were added from another study, or were not "
             "evaluated by a `PruningObjective`. Use another study name."
         )
-    return Claimed(space.with_order(order), identity)
 
 
 def _write(study: optuna.Study, mine: Mapping[str, Any], space: PruningSpace) -> None:

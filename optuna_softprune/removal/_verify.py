@@ -30,6 +30,9 @@ NOISE = 0.5
 LEAST_RESPONSE = 1e-4
 # The error that rounding in float64 explains.
 SHARP = math.sqrt(torch.finfo(torch.float64).eps)
+# By how much the dense network must be better, to be in float64 all through: what is rounded in float32 somewhere may
+# be just as good on one input, and not on the next.
+MARGIN = 100
 
 
 class Comparison(NamedTuple):
@@ -74,7 +77,7 @@ class Verifier:
             return own
         doubled = cls(model, args, kwargs, copy_with(model, lambda _, tensor: to_working(tensor, torch.float64)))
         with contextlib.suppress(Exception):  # an operation may have no form in float64
-            if doubled.compare(network, np.ones(network.units, bool)).error <= SHARP:
+            if doubled.compare(network, np.ones(network.units, bool)).error <= SHARP / MARGIN:
                 return doubled
         return own
 
@@ -153,13 +156,18 @@ class Verifier:
 
     def _masked(self, network: Network, kept: Kept, inputs: tuple[Any, Any], seed: int) -> list[Any]:
         torch.default_generator.manual_seed(seed)
-        return masked_outputs(self._compared, network, kept, network.exported.flatten_inputs(inputs))
+        return _as_tensors(masked_outputs(self._compared, network, kept, network.exported.flatten_inputs(inputs)))
 
     @staticmethod
     def _returned(small: nn.Module, network: Network, inputs: tuple[Any, Any], seed: int) -> list[Any]:
         args, kwargs = map_tensors(inputs, torch.clone)
         torch.default_generator.manual_seed(seed)
-        return network.exported.flatten_outputs(small(*args, **kwargs))
+        return _as_tensors(network.exported.flatten_outputs(small(*args, **kwargs)))
+
+
+def _as_tensors(outputs: Sequence[Any]) -> list[Any]:
+    """Return outputs with numbers as tensors, which are compared but for rounding."""
+    return [torch.tensor(each, dtype=torch.float64) if isinstance(each, float) else each for each in outputs]
 
 
 def _floating(outputs: Sequence[Any]) -> list[Tensor]:

@@ -6,8 +6,10 @@ import torch
 
 from optuna_softprune.testing import _modules as nets
 from optuna_softprune.testing._zoo_attention import ATTENTION
+from optuna_softprune.testing._zoo_copies import COPIES
 from optuna_softprune.testing._zoo_network import ZooNetwork, normal
 from optuna_softprune.testing._zoo_recurrent import RECURRENT
+from optuna_softprune.testing._zoo_regions import REGIONS
 from optuna_softprune.testing._zoo_stated import STATED
 from optuna_softprune.testing._zoo_statistics import STATISTICS
 from optuna_softprune.testing._zoo_traced import TRACED
@@ -355,4 +357,6 @@ ZOO: tuple[ZooNetwork, ...] = (
     *STATISTICS,
     *WIDTHS,
     *WEIGHTS,
+    *REGIONS,
+    *COPIES,
 )
