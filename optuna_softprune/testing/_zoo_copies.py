@@ -44,7 +44,7 @@ class Held(nn.Module):
         super().__init__()
         self.stem, self.wide, self.head = nn.Linear(4, 6), nn.Linear(6, 7), nn.Linear(7, 2)
         self.first: list[Any] = [self.stem, torch.tensor(0.5)]
-        self.rest = {"wide": self.wide, "shift": (torch.full((1, 1), 0.1),), "bias": self.wide.bias}
+        self.rest: dict[str, Any] = {"wide": self.wide, "shift": (torch.full((1, 1), 0.1),), "bias": self.wide.bias}
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first[0](x) * self.first[1])
