@@ -523,6 +523,23 @@ def test_what_finishes_a_network_is_done_before_the_metric_and_by_best_model(fin
     assert study.user_attrs["softprune:dense"]["metric"] == pytest.approx(quality(finish(dense) or dense), abs=1e-9)
 
 
+def test_a_study_of_finished_networks_is_none_of_unfinished_ones() -> None:
+    def untouched(model: nn.Module) -> None:
+        """Leave a network as it is, the dense one too: its metric tells nothing."""
+
+    bare, finished = (PruningObjective(SPACE, quality, CONSTRAINT, finish=each) for each in (None, untouched))
+    for one, other, words in (
+        (finished, bare, r"are finished before they are measured, this search has no `finish`: give it the one"),
+        (bare, finished, r"are measured as they are, this search has a `finish`: leave it out"),
+    ):
+        study = study_of()
+        study.optimize(one, n_trials=2)
+        for use in (other.best_model, lambda study, other=other: study.optimize(other, n_trials=1)):
+            with pytest.raises(StudyMismatchError, match=words):
+                use(study)
+        one.best_model(study)
+
+
 def test_finish_that_returns_no_network_is_said() -> None:
     objective = PruningObjective(SPACE, quality, CONSTRAINT, finish=lambda model: 3.0)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match=r"`finish` to return a network or None, but got float"):

@@ -37,6 +37,7 @@ from optuna_softprune.objective._record import (
     METRIC_NAME,
     ROLE,
     Claimed,
+    check_finish,
     claim,
     expect_own,
     trial_facts,
@@ -349,6 +350,7 @@ class PruningObjective:
     def _claim(self, study: optuna.Study) -> Claimed:
         check_study(study, self._directions, self._constraint)
         claimed = claim(study, self._space, self._settings())
+        check_finish(study, self._finish is not None)
         if METRIC_NAME not in study.user_attrs:
             study.set_user_attr(METRIC_NAME, name_of(self._metric))
         space = claimed.space

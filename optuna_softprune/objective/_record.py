@@ -2,8 +2,9 @@
 
 Keys begin with `softprune:`. In the study: `schema`, `versions`, `groups`, `components`, `weights`, `counts`
 (parameters and multiply-accumulates of the dense network), `importance`, `reconstruction`, `tied`, `widths`,
-`order:<i>`, `constraint`, `objective`, `dense`, `metric` (the name of the metric's function), `formula` (of the
-parameters, `Count.to_dict`; left out where it is long).
+`order:<i>`, `constraint`, `objective`, `dense`, `metric` (the name of the metric's function), `finish` (whether
+candidates are finished before they are measured), `formula` (of the parameters, `Count.to_dict`; left out where it is
+long).
 In a trial: `sparsity` (of what the constraint counts), `parameters`, `macs`, `feasible`, `role`, `iteration`,
 `failure`, `interrupted`, and `candidate`: units kept of each group, all named metrics, and what identifies the space
 and its order of units.
@@ -40,6 +41,7 @@ ITERATION = f"{PREFIX}iteration"
 FEASIBLE = f"{PREFIX}feasible"
 GROUPS = f"{PREFIX}groups"
 METRIC_NAME = f"{PREFIX}metric"
+FINISH = f"{PREFIX}finish"
 WEIGHTS = f"{PREFIX}weights"
 COUNTS_OF_DENSE = f"{PREFIX}counts"
 FORMULA = f"{PREFIX}formula"
@@ -119,6 +121,25 @@ def expect_own(study: optuna.Study, identity: str, complete: Sequence[optuna.tri
             f"Expected all complete trials of study {study.study_name!r} to be of this search, but trials "
             f"{shorten([str(number) for number in foreign])} are not: they were added from another study, or were not "
             "evaluated by a `PruningObjective`. Use another study name."
+        )
+
+
+def check_finish(study: optuna.Study, finishes: bool) -> None:
+    """Note whether a study's candidates are finished before they are measured, or check that they are.
+
+    Raises:
+        StudyMismatchError: If the study was begun the other way.
+    """
+    held = study.user_attrs.get(FINISH)
+    if held is None:
+        study.set_user_attr(FINISH, finishes)
+    elif held != finishes:
+        theirs, mine = "are measured as they are", "has a `finish`: leave it out"
+        if held:
+            theirs, mine = "are finished before they are measured", "has no `finish`: give it the one of the study"
+        raise StudyMismatchError(
+            f"Expected study {study.study_name!r} to belong to this search, but its candidates {theirs}, this search "
+            f"{mine}, or use another study name."
         )
 
 
