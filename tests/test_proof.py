@@ -199,6 +199,12 @@ BRANCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "square widths": lambda a, b: b if math.isqrt(b.shape[1]) ** 2 == b.shape[1] else b.cos(),
     "as wide as the input": lambda a, b: b.sin() if b.shape[1] == 3 else b.cos(),
     "a sum of widths": lambda a, b: b.sin() if a.shape[1] + b.shape[1] > 9 else b.cos(),
+    "equal or less": lambda a, b: b.sin() if a.shape <= b.shape else b.cos(),
+    "equal, else less": lambda a, b: (
+        b.sin() if a.shape[1] == b.shape[1] else b.sin() if a.shape[1] < b.shape[1] else b.cos()
+    ),
+    "a ratio": lambda a, b: b.sin() if b.shape[1] / 2 == 3.0 else b.cos(),
+    "a ratio of two": lambda a, b: b.sin() if 2 * b.shape[1] / a.shape[1] - 1 > 0.5 else b.cos(),
     "the smaller of two": lambda a, b: b / min(b.shape[1], 4),
     "harmless": lambda a, b: torch.relu(b) if b.shape[1] > 3 else b.clamp(min=0),
     "width as a number": lambda a, b: b / b.shape[1] ** 0.5,

@@ -41,24 +41,25 @@ def keep_branches(
     for branch in branches:
         by_line.setdefault(branch.line, []).append(branch)
     for line, own in by_line.items():
-        otherwise: dict[int, int] = {}
-        turning = []
+        # Candidates that decide otherwise, each with the comparisons that turn in it: those of groups apart, at once.
+        otherwise: list[tuple[dict[int, int], list[Branch]]] = []
         for branch in own:
             flips = _flips(branch, findings)
-            if len(flips):
-                turning.append(branch)
-                leaders = findings.led(branch.holds.groups)
-                if not otherwise.keys() & set(leaders):
-                    nearest = flips[flips.sum(1).argmax()]
-                    otherwise.update(zip(leaders, nearest[leaders].tolist(), strict=True))
-        if not turning:
-            continue
-        problem = harm(otherwise, findings)
-        if not problem:
-            continue
-        changed = True
-        for branch in turning:
-            _settle(branch, findings, f"at {line} the forward pass decides by this width ({problem})")
+            if not len(flips):
+                continue
+            leaders = findings.led(branch.holds.groups)
+            turned = dict(zip(leaders, flips[flips.sum(1).argmax()][leaders].tolist(), strict=True))
+            kept, turning = next((each for each in otherwise if not each[0].keys() & turned.keys()), ({}, []))
+            if not kept:
+                otherwise.append((kept, turning))
+            kept.update(turned)
+            turning.append(branch)
+        for kept, turning in otherwise:
+            if not all(len(_flips(branch, findings)) for branch in turning) or not (problem := harm(kept, findings)):
+                continue
+            changed = True
+            for branch in turning:
+                _settle(branch, findings, f"at {line} the forward pass decides by this width ({problem})")
     return changed
 
 
@@ -101,7 +102,7 @@ def _dense(branch: Branch, findings: Findings) -> bool:
 
 
 def _at(branch: Branch, kept: IntArray) -> NDArray[np.bool_]:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         holds: NDArray[np.bool_] = np.broadcast_to(np.asarray(branch.holds.at(kept), bool), len(kept))
     return holds
 

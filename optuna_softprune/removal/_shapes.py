@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from optuna_softprune.graph import (
     FIXED,
@@ -28,7 +29,7 @@ from optuna_softprune.graph import (
 from optuna_softprune.plan import set_length
 from optuna_softprune.program import install, written
 from optuna_softprune.removal._answers import VALUES, answers_of
-from optuna_softprune.removal._widths import Expression, Notes, Width, calling_line, primes
+from optuna_softprune.removal._widths import Expression, Notes, Ratio, Width, calling_line, primes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -342,6 +343,8 @@ class _Recorder(TorchFunctionMode):
                 raise _DivergedError(calling_line())
             if getattr(function, "__name__", "").strip("_") in ARITHMETIC:
                 self.notes.use(*args)
+        if self.notes.uses:  # what torch itself compares is no decision of the network's
+            args, kwargs = pytree.tree_map_only(Ratio, float, (args, kwargs))
         try:
             return shortcut(function, args, kwargs)
         except Exception:

@@ -77,7 +77,7 @@ class Notes:
     def use(self, *widths: Any) -> None:
         """Note that `widths` became numbers."""
         for width in widths:
-            if isinstance(width, Width):
+            if isinstance(width, (Width, Ratio)):
                 self.uses.setdefault(calling_line(), set()).update(width.of.groups)
 
 
@@ -111,41 +111,66 @@ class Width(int):
         return float(int.__index__(self))
 
 
+class Ratio(float):
+    """A number that is no size, computed from widths; the attributes are those of `Width`."""
+
+    dense: float
+    of: Expression
+    notes: Notes
+
+    @classmethod
+    def new(cls, value: float, dense: float, of: Expression, notes: Notes) -> Ratio:
+        """Return a number."""
+        ratio = cls(value)
+        ratio.dense, ratio.of, ratio.notes = dense, of, notes
+        return ratio
+
+    def __hash__(self) -> int:
+        """Hash as the number that it is."""
+        return float.__hash__(self)
+
+
 def dense(value: Any) -> Any:
     """Return what `value` is in the dense network."""
-    return value.dense if isinstance(value, Width) else value
+    return value.dense if isinstance(value, (Width, Ratio)) else value
 
 
 def expression(value: Any) -> Expression:
     """Return how a width, or a number that follows nothing, depends on the units kept."""
-    if isinstance(value, Width):
+    if isinstance(value, (Width, Ratio)):
         return value.of
     return Expression(frozenset(), lambda kept: np.full(len(kept), value))
 
 
-def _arithmetic(name: str) -> Callable[[Width, Any], Any]:
-    plain: Any = getattr(int, name)
-    mirrored = name.startswith("__r") and name != "__rshift__"
+def _plain(value: Any) -> Any:
+    """Return a width, or what was computed from such, as the number that it is."""
+    return int(value) if isinstance(value, Width) else float(value) if isinstance(value, Ratio) else value
+
+
+def _arithmetic(name: str) -> Callable[[Any, Any], Any]:
+    mirrored = name.startswith("__r")
     operation: Any = getattr(operator, name.replace("__r", "__") if mirrored else name)
 
-    def method(self: Width, other: Any) -> Any:
-        value = plain(self, other)
-        if not isinstance(value, int) or isinstance(value, bool):
-            self.notes.use(self, other)
-            return value
+    def method(self: Width | Ratio, other: Any) -> Any:
+        if not isinstance(other, Real):
+            return NotImplemented
         other = self.notes.marked(other)
         a, b = (other, self) if mirrored else (self, other)
         one, two = expression(a), expression(b)
+        value, in_dense = operation(_plain(a), _plain(b)), operation(dense(a), dense(b))
         of = Expression(one.groups | two.groups, lambda kept: operation(one.at(kept), two.at(kept)))
-        return Width.new(value, operation(dense(a), dense(b)), of, self.notes)
+        if isinstance(value, int):
+            return Width.new(value, in_dense, of, self.notes)
+        self.notes.use(self, other)
+        return Ratio.new(value, in_dense, of, self.notes) if isinstance(value, float) else value
 
     return method
 
 
-def _comparison(name: str) -> Callable[[Width, Any], Any]:
+def _comparison(name: str) -> Callable[[Any, Any], Any]:
     operation: Any = getattr(operator, name)
 
-    def method(self: Width, other: Any) -> Any:
+    def method(self: Width | Ratio, other: Any) -> Any:
         if not isinstance(other, Real):
             return NotImplemented
         other = self.notes.marked(other)
@@ -161,13 +186,12 @@ def _comparison(name: str) -> Callable[[Width, Any], Any]:
     return method
 
 
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
-    setattr(Width, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
-for _name in ("truediv", "pow"):
-    setattr(Width, f"__{_name}__", _arithmetic(f"__{_name}__"))
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Width, f"__{_name}__", _comparison(f"__{_name}__"))
+for _kind in (Width, Ratio):
+    for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+        setattr(_kind, f"__{_name}__", _arithmetic(f"__{_name}__"))
+        setattr(_kind, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
+    for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(_kind, f"__{_name}__", _comparison(f"__{_name}__"))
 
 
 def calling_line() -> str:
