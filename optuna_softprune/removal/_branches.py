@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Up to here all combinations of widths are looked at, beyond so many random ones.
 COMBINATIONS = 2**18
+# So many ways in which comparisons of the same widths turn together are tried.
+MOST_WAYS = 16
 
 
 def keep_branches(
@@ -37,30 +39,45 @@ def keep_branches(
         Whether anything was found.
     """
     changed = False
-    by_line: dict[str, list[Branch]] = {}
-    for branch in branches:
-        by_line.setdefault(branch.line, []).append(branch)
-    for line, own in by_line.items():
-        # Candidates that decide otherwise, each with the comparisons that turn in it: those of groups apart, at once.
-        otherwise: list[tuple[dict[int, int], list[Branch]]] = []
-        for branch in own:
-            flips = _flips(branch, findings)
-            if not len(flips):
-                continue
-            leaders = findings.led(branch.holds.groups)
-            turned = dict(zip(leaders, flips[flips.sum(1).argmax()][leaders].tolist(), strict=True))
-            kept, turning = next((each for each in otherwise if not each[0].keys() & turned.keys()), ({}, []))
-            if not kept:
-                otherwise.append((kept, turning))
-            kept.update(turned)
-            turning.append(branch)
-        for kept, turning in otherwise:
-            if not all(len(_flips(branch, findings)) for branch in turning) or not (problem := harm(kept, findings)):
-                continue
+    branches = list(branches)
+    for kept, turning in _otherwise(branches, findings):
+        turning = [branch for branch in turning if len(_flips(branch, findings))]
+        if turning and (problem := harm(kept, findings)):
             changed = True
             for branch in turning:
-                _settle(branch, findings, f"at {line} the forward pass decides by this width ({problem})")
+                _settle(branch, findings, f"at {branch.line} the forward pass decides by this width ({problem})")
     return changed
+
+
+def _otherwise(branches: Sequence[Branch], findings: Findings) -> list[tuple[dict[int, int], list[Branch]]]:
+    """Return candidates (leader -> units kept) that decide otherwise, and the comparisons that turn in each.
+
+    Comparisons of the same widths may undo each other (equal, or else less): of each way in which they turn together
+    there is the candidate that removes least. One candidate does for those of the same lines and other groups.
+    """
+    found: list[tuple[dict[int, int], list[Branch]]] = []
+    seen: set[bytes] = set()
+    for leaders in dict.fromkeys(tuple(findings.led(branch.holds.groups)) for branch in branches):
+        own = [branch for branch in branches if set(findings.led(branch.holds.groups)) <= set(leaders)]
+        candidates = _candidates(list(leaders), findings) if leaders else findings.sizes[None]
+        turns = np.stack([_at(branch, candidates) != _dense(branch, findings) for branch in own], axis=1)
+        nearest = np.argsort(-candidates.sum(1), kind="stable")
+        _, first = np.unique(turns[nearest], axis=0, return_index=True)
+        for candidate in nearest[np.sort(first)[:MOST_WAYS]]:
+            turning = [branch for branch, turned in zip(own, turns[candidate], strict=True) if turned]
+            if not turning or (key := candidates[candidate].tobytes()) in seen:
+                continue
+            seen.add(key)
+            kept = dict(zip(leaders, candidates[candidate, list(leaders)].tolist(), strict=True))
+            lines = {branch.line for branch in turning}
+            for other, together in found:
+                if not other.keys() & kept.keys() and {branch.line for branch in together} == lines:
+                    other.update(kept)
+                    together.extend(turning)
+                    break
+            else:
+                found.append((kept, turning))
+    return found
 
 
 def _settle(branch: Branch, findings: Findings, reason: str) -> None:
@@ -92,7 +109,7 @@ def _flips(branch: Branch, findings: Findings) -> IntArray:
     leaders = findings.led(branch.holds.groups)
     if not leaders:
         return np.zeros((0, len(findings.sizes)), np.int64)
-    kept = candidates(leaders, findings)
+    kept = _candidates(leaders, findings)
     flips: IntArray = kept[_at(branch, kept) != _dense(branch, findings)]
     return flips
 
@@ -107,7 +124,7 @@ def _at(branch: Branch, kept: IntArray) -> NDArray[np.bool_]:
     return holds
 
 
-def candidates(leaders: list[int], findings: Findings) -> IntArray:
+def _candidates(leaders: list[int], findings: Findings) -> IntArray:
     """Return units kept (candidates, groups) in which some groups vary: all combinations, or many."""
     levels = [findings.levels(leader) for leader in leaders]
     if np.prod([float(len(each)) for each in levels]) <= COMBINATIONS:
