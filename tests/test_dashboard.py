@@ -160,6 +160,23 @@ def test_several_objectives_have_figures_each() -> None:
     assert "kept by the best" not in text
 
 
+def test_what_is_drawn_of_feasible_networks_waits_for_one() -> None:
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=1))
+    floor = Requirement("metric", at_most=1e-9)
+    unmet = PruningObjective(SPACE, error, directions=("minimize",), requirements=(floor,))
+    study.optimize(unmet, n_trials=2)
+    assert "No network is feasible yet" in note(study, SPACE)
+    publish(study, SPACE)
+    drawn = " ".join(written(study))
+    for name, plot in FIGURES.items():
+        if name in ("sparsity", "convergence"):
+            assert name in drawn
+        else:
+            assert name not in drawn
+            with pytest.raises(ValueError, match=r"Expected a feasible trial, but none of the 2 complete ones is"):
+                plot(study)
+
+
 def test_titles_of_figures_are_all_different() -> None:
     study = searched()
     titles = [plot(study).layout.title.text for plot in FIGURES.values()]

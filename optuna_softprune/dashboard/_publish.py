@@ -27,6 +27,8 @@ FIGURES = {
     "sensitivity": visualization.plot_sensitivity,
     "widths": visualization.plot_widths,
 }
+# Those that there is nothing to draw in before a trial is feasible.
+OF_FEASIBLE = ("coefficients", "sensitivity", "widths")
 
 
 def publish(study: optuna.Study, space: PruningSpace) -> None:
@@ -51,7 +53,7 @@ def publish(study: optuna.Study, space: PruningSpace) -> None:
         study.set_metric_names(names)
     save_note(study, text)
     feasible = any(trial.user_attrs.get(FEASIBLE, 1) for trial in study.get_trials(deepcopy=False) if trial.values)
-    figures = {name: plot for name, plot in FIGURES.items() if feasible or name != "widths"}
+    figures = {name: plot for name, plot in FIGURES.items() if feasible or name not in OF_FEASIBLE}
     for metric in names if len(names) > 1 else [None]:
         for name, plot in figures.items():
             place = name if metric is None else f"{name}-{metric}"

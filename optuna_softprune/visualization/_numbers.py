@@ -182,10 +182,10 @@ def coefficients(study: optuna.Study, *, metric: str | None = None, count: int =
         count: How many trials, at most.
 
     Raises:
-        ValueError: If the study is not one of ours, no trial is complete, or the metric is not known.
+        ValueError: If the study is not one of ours, no trial is feasible, or the metric is not known.
     """
     name, sign, trials = _complete(study, metric)
-    feasible = sorted((trial for trial in trials if _is_feasible(trial)), key=lambda t: -sign * _value(t, name))[:count]
+    feasible = sorted(_feasible(trials), key=lambda trial: -sign * _value(trial, name))[:count]
     groups = _groups(study)
     return Coefficients(
         tuple(groups),
@@ -197,7 +197,7 @@ def coefficients(study: optuna.Study, *, metric: str | None = None, count: int =
 
 
 def sparsity(study: optuna.Study, *, metric: str | None = None) -> Sparsity:
-    """Return the metric and the sparsity of every complete trial; arguments and errors as in `coefficients`."""
+    """Return the metric and the sparsity of every complete trial; arguments and errors as in `convergence`."""
     name, sign, trials = _complete(study, metric)
     constraint: Any = study.user_attrs[CONSTRAINT]
     values = np.array([_value(trial, name) for trial in trials])
@@ -217,7 +217,11 @@ def sparsity(study: optuna.Study, *, metric: str | None = None) -> Sparsity:
 
 
 def convergence(study: optuna.Study, *, metric: str | None = None) -> Convergence:
-    """Return the best metric so far, by complete trials; arguments and errors as in `coefficients`."""
+    """Return the best metric so far, by complete trials; arguments as in `coefficients`.
+
+    Raises:
+        ValueError: If the study is not one of ours, no trial is complete, or the metric is not known.
+    """
     name, sign, trials = _complete(study, metric)
     found = np.array([_value(trial, name) if _is_feasible(trial) else np.nan for trial in trials])
     best = sign * np.fmax.accumulate(sign * found)
@@ -229,7 +233,7 @@ def convergence(study: optuna.Study, *, metric: str | None = None) -> Convergenc
 def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int = 10) -> Sensitivity:
     """Return the best metric for ranges of each coefficient; other arguments and errors as in `coefficients`."""
     name, sign, trials = _complete(study, metric)
-    feasible = [trial for trial in trials if _is_feasible(trial)]
+    feasible = _feasible(trials)
     groups = _groups(study)
     removed = _removed(feasible, groups)
     # Whole hundredths, so that the edges are what their labels say.
@@ -244,15 +248,9 @@ def sensitivity(study: optuna.Study, *, metric: str | None = None, ranges: int =
 
 
 def widths(study: optuna.Study, *, metric: str | None = None) -> Widths:
-    """Return what the best feasible trial keeps of each group; arguments as in `coefficients`.
-
-    Raises:
-        ValueError: As `coefficients`, and if no trial is feasible.
-    """
+    """Return what the best feasible trial keeps of each group; arguments and errors as in `coefficients`."""
     name, sign, trials = _complete(study, metric)
-    best = _best(trials, name, sign)
-    if best is None:
-        raise ValueError(f"Expected a feasible trial, but none of the {len(trials)} complete ones is.")
+    best = max(_feasible(trials), key=lambda trial: sign * _value(trial, name))
     groups = _groups(study)
     dense, kept = np.array(list(groups.values()), np.int64), np.array(best.user_attrs[CANDIDATE]["kept"], np.int64)
     held = study.user_attrs.get(FORMULA)
@@ -305,6 +303,14 @@ def front(studies: Sequence[optuna.Study], *, metric: str | None = None) -> Fron
         {key: value for key, value in dense.items() if value is not None},
         _shown(studies[0], name),
     )
+
+
+def _feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the feasible trials, of which there is one."""
+    found = list(filter(_is_feasible, trials))
+    if not found:
+        raise ValueError(f"Expected a feasible trial, but none of the {len(trials)} complete ones is.")
+    return found
 
 
 def _best(trials: Sequence[FrozenTrial], name: str, sign: int) -> FrozenTrial | None:

@@ -42,7 +42,7 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
 
     Raises:
         ImportError: If plotly is not installed.
-        ValueError: If the study is not one of ours, no trial is complete, or the metric is not known.
+        ValueError: If the study is not one of ours, no trial is feasible, or the metric is not known.
     """
     go = _plotly()
     found = numbers.coefficients(study, metric=metric, count=count)
@@ -68,10 +68,14 @@ def plot_coefficients(study: optuna.Study, *, metric: str | None = None, count: 
 
 
 def plot_sparsity(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
-    """Draw the metric of every complete trial against its sparsity; arguments and errors as in `plot_coefficients`.
+    """Draw the metric of every complete trial against its sparsity; arguments as in `plot_coefficients`.
 
     The target is a band, the dense network a point at 0. Trials that were enqueued with a role of their own
     (`user_attrs={"softprune:role": "uniform"}`) are named.
+
+    Raises:
+        ImportError: If plotly is not installed.
+        ValueError: If the study is not one of ours, no trial is complete, or the metric is not known.
     """
     go = _plotly()
     found = numbers.sparsity(study, metric=metric)
@@ -133,7 +137,7 @@ def plot_sparsity(study: optuna.Study, *, metric: str | None = None) -> go.Figur
 
 
 def plot_convergence(study: optuna.Study, *, metric: str | None = None) -> go.Figure:
-    """Draw the best feasible metric so far against metric calls; arguments and errors as in `plot_coefficients`."""
+    """Draw the best feasible metric so far against metric calls; arguments and errors as in `plot_sparsity`."""
     go = _plotly()
     found = numbers.convergence(study, metric=metric)
     figure = go.Figure()
