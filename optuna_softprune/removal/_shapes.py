@@ -45,6 +45,7 @@ DRAWS = 16  # of primes, until all lengths differ
 _SHAPE: Any = torch.Tensor.shape
 SHAPES = frozenset({_SHAPE.__get__, torch.Tensor.size})
 NUMBERS = frozenset({torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
+SLICES = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
 ARITHMETIC = frozenset(
     ["add", "sub", "mul", "div", "truediv", "rtruediv", "rmul", "radd", "rsub", "pow", "rpow", "tensor"]
 )
@@ -343,6 +344,8 @@ class _Recorder(TorchFunctionMode):
                 raise _DivergedError(calling_line())
             if getattr(function, "__name__", "").strip("_") in ARITHMETIC:
                 self.notes.use(*args)
+            if function in SLICES:
+                self._compare_ends(args[0], args[1])
         if self.notes.uses:  # what torch itself compares is no decision of the network's
             args, kwargs = pytree.tree_map_only(Ratio, float, (args, kwargs))
         try:
@@ -350,6 +353,21 @@ class _Recorder(TorchFunctionMode):
         except Exception:
             self.failed[number] = calling_line()
             raise
+
+    def _compare_ends(self, sliced: Tensor, index: Any) -> None:
+        """Note of each end of a slice whether it is beyond the axis: it is then the axis' own."""
+        index = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(each, (Tensor, list)) for each in index):
+            return
+        rest = sliced.dim() - sum(each is not None and each is not ... for each in index)
+        axis = 0
+        for each in index:
+            if isinstance(each, slice):
+                length = self.notes.marked(sliced.shape[axis])
+                for end in (each.start, each.stop):
+                    if isinstance(end, int):
+                        _ = (end if end >= 0 else -end) < length  # noted by comparing
+            axis += rest if each is ... else each is not None
 
 
 def _opposite(values: IntArray) -> IntArray:

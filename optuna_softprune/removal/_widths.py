@@ -105,6 +105,10 @@ class Width(int):
         """Hash as the number that it is."""
         return int.__hash__(self)
 
+    def __neg__(self) -> Any:
+        """Return what counts from an end."""
+        return 0 - self
+
     def __float__(self) -> float:
         """Note that a size is used as a number."""
         self.notes.use(self)
