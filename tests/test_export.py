@@ -58,11 +58,11 @@ TRIO: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
 }
 
 
-def settled(model: nn.Module, inputs: Inputs) -> nn.Module:
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
     """Return `model` in eval mode, its batch norms with the statistics of what they read, as training leaves them.
 
-    With statistics of something else activations grow from layer to layer, until one rounding of the input moves the
-    outputs of a deep network more than any tool's arithmetic does.
+    With statistics of something else, or of a few positions, activations grow from layer to layer, until one rounding
+    of the input moves the outputs of a deep network more than any tool's arithmetic does.
     """
     model.eval()
     for module in model.modules():
@@ -70,7 +70,7 @@ def settled(model: nn.Module, inputs: Inputs) -> nn.Module:
             module.reset_running_stats()
             module.train().momentum = None
     with torch.no_grad():
-        model(*inputs)
+        model(images)
     return model.eval()
 
 
@@ -93,14 +93,9 @@ def assert_equal(found: list[Any], expected: Any, tolerance: float = 1e-5) -> No
             torch.testing.assert_close(torch.as_tensor(one).to(other), other, rtol=0, atol=tolerance * scale)
 
 
-def rounding(model: nn.Module, inputs: Inputs) -> float:
-    """Return how far outputs are from those of the same network in float64, relative to the largest of each."""
-    exact = copy.deepcopy(model).double()
-    precise = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
-    with torch.no_grad():
-        pairs = zip(pytree.tree_leaves(model(*inputs)), pytree.tree_leaves(exact(*precise)), strict=True)
-    errors = [((one - other).abs().max() / other.abs().max()).item() for one, other in pairs]
-    return max(errors)
+def distance(found: Any, exact: Tensor) -> float:
+    """Return how far outputs are from others, relative to the largest of these."""
+    return ((torch.as_tensor(found).to(exact) - exact).abs().max() / exact.abs().max()).item()
 
 
 def onnx_outputs(file: Path, inputs: Inputs) -> list[Any]:
@@ -144,9 +139,18 @@ def test_smaller_network_is_exported_compiled_and_scripted(name: str) -> None:
 
 
 def expect_all_that_the_dense_network_can(
-    model: nn.Module, small: nn.Module, inputs: Inputs, folder: Path, tolerance: float = 1e-5
+    model: nn.Module,
+    small: nn.Module,
+    inputs: Inputs,
+    folder: Path,
+    judge: Callable[..., Any] | None = None,
+    tolerance: float = 1e-5,
 ) -> dict[str, bool]:
-    """Assert that what a dense network can be made into its smaller one can too; return what that is."""
+    """Assert that what a dense network can be made into its smaller one can too; return what that is.
+
+    `judge` returns what is right, the smaller network's own outputs if there is none.
+    """
+    judge = small if judge is None else judge
 
     def onnx(network: nn.Module) -> list[Any]:
         to_onnx(network, inputs, folder / "network.onnx", dynamic=False)
@@ -177,7 +181,7 @@ def expect_all_that_the_dense_network_can(
             except Exception:  # what the dense network cannot nobody asks of the smaller one
                 done[name] = False
                 continue
-            expected = [small(*each) for each in ((inputs, longer(inputs)) if way is dynamic_onnx else (inputs,))]
+            expected = [judge(*each) for each in ((inputs, longer(inputs)) if way is dynamic_onnx else (inputs,))]
             assert_equal(way(small), expected, tolerance)
     return done
 
@@ -192,7 +196,8 @@ def test_what_dense_networks_of_the_zoo_can_be_made_into_smaller_ones_can(networ
         pytest.skip("nothing can go")
     done = expect_all_that_the_dense_network_can(model, space.prune(half(space)).eval(), inputs, tmp_path)
     print(network.name, done)
-    assert done["export"]
+    # What PyTorch exports has a property `code` of its own, which hides a submodule of that name.
+    assert done["export"] or "code" in dict(model.named_children())
 
 
 @pytest.mark.slow
@@ -201,14 +206,23 @@ def test_what_dense_families_can_be_made_into_smaller_ones_can(name: str, tmp_pa
     build: dict[str, Any] = {}
     exec(BUILD_FAMILY, build)
     side = 224 if name.startswith("vit") else 64
-    inputs = (torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)),)
-    model = settled(randomise(build["build"](name)), inputs)
+    images = torch.randn(2 if name.startswith("vit") else 32, 3, side, side, generator=torch.Generator().manual_seed(0))
+    inputs = (images[:2],)
+    model = settled(randomise(build["build"](name)), images)
     space = PruningSpace(model, inputs)
-    small = settled(space.prune(half(space)), inputs)
-    # Dozens of random layers amplify rounding, in PyTorch as in any other tool: two such errors, and one to spare.
-    tolerance = max(1e-5, 3 * rounding(small, inputs))
-    assert tolerance < 2e-4
-    done = expect_all_that_the_dense_network_can(model, small, inputs, tmp_path, tolerance)
-    print(name, done, f"tolerance {tolerance:.1e}")
+    small = settled(space.prune(half(space)), images)
+    double = copy.deepcopy(small).double()
+    # Float32 itself is 1e-5 from what is exact in the deepest of these: others may be twice as far from it as PyTorch.
+    with torch.no_grad():
+        exact = double(images[:2].double())
+        rounding = distance(small(images[:2]), exact)
+    tolerance = max(1e-5, 2 * rounding)
+    assert tolerance < 5e-5
+    done = expect_all_that_the_dense_network_can(
+        model, small, inputs, tmp_path, lambda images: double(images.double()), tolerance
+    )
+    to_onnx(small, inputs, tmp_path / "small.onnx", dynamic=True)
+    onnx = distance(onnx_outputs(tmp_path / "small.onnx", inputs)[0], exact)
+    print(name, done, f"relative to float64: PyTorch {rounding:.1e}, ONNX {onnx:.1e}")
     assert done["export"]
-    assert done["onnx"]
+    assert done["onnx, dynamic batch"]
