@@ -58,6 +58,7 @@ class Pass(NamedTuple):
         problem: Why it failed; empty if it did not.
         groups: Groups (positions) whose widths the operation that failed was given.
         operations: How many operations were called.
+        alike: Whether they are the operations of the dense network.
         given: Number of an operation -> groups whose widths it was given; holds until the next pass.
         notes: What the code did with widths.
         line: The line of code at which it failed.
@@ -67,6 +68,7 @@ class Pass(NamedTuple):
     problem: str
     groups: frozenset[int]
     operations: int
+    alike: bool
     given: Callable[[int], frozenset[int]]
     notes: Notes
     line: str = ""
@@ -210,7 +212,8 @@ class Shapes:
             return _groups(recorder.calls[number], recorder.notes.meaning) if recorder.calls else frozenset()
 
         def ended(problem: str, groups: frozenset[int]) -> Pass:
-            return Pass(problem, groups, len(recorder.calls), given, recorder.notes)
+            alike = [each[0] for each in recorder.calls] == [each[0] for each in self._calls]
+            return Pass(problem, groups, len(recorder.calls), alike, given, recorder.notes)
 
         try:
             outputs = self._outputs(widths, recorder, self._inputs)
