@@ -82,7 +82,7 @@ def assert_random_network_is_like_the_removed(model: RandomNetwork) -> None:
 def samplers(space: PruningSpace, constraint: SparsityConstraint) -> list[optuna.samplers.BaseSampler]:
     """Return one sampler of each kind."""
     return [
-        FeasibleGridSampler(space, constraint, levels=4),
+        FeasibleGridSampler(space, constraint, levels=4 if len(space.groups) < 9 else 2),
         FiniteDifferenceSampler(constraint),
         SLSQPSampler(constraint),
         ProjectedSampler(optuna.samplers.RandomSampler(seed=0), constraint),

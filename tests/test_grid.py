@@ -64,6 +64,15 @@ def test_grid_without_a_constraint_is_the_whole_product() -> None:
         FeasibleGridSampler(space_of(6, *[20] * 8, 4), levels=11)
 
 
+@pytest.mark.filterwarnings("ignore::optuna_softprune.VerificationWarning")
+def test_more_feasible_points_than_anybody_tries_are_refused_before_they_fill_the_memory() -> None:
+    space = space_of(*[4] * 16)
+    with pytest.raises(
+        ValueError, match=r"at most 2,000,000 feasible points, but of 268,435,456 points more are: take f"
+    ):
+        FeasibleGridSampler(space, SparsityConstraint(space, 0.3, tolerance=0.3), levels=4)
+
+
 def test_large_grid_is_enumerated_in_seconds() -> None:
     space = space_of(24, 40, 32, 24, 12, 24, 32, 40, 24)
     sampler = FeasibleGridSampler(space, SparsityConstraint(space, 0.7))

@@ -22,7 +22,10 @@ CHUNK = 100_000
 
 
 def feasible_points(
-    levels: Sequence[IntArray], excess: Callable[[NDArray[Any]], NDArray[np.float64]], width: float
+    levels: Sequence[IntArray],
+    excess: Callable[[NDArray[Any]], NDArray[np.float64]],
+    width: float,
+    most: float = np.inf,
 ) -> IntArray:
     """Return all points (N, G) of the product of `levels` with |excess| <= width, the last group varying fastest.
 
@@ -30,21 +33,23 @@ def feasible_points(
         levels: For each of G groups the units that may be removed, ascending.
         excess: Units removed (..., G) -> (...); falls as they rise.
         width: Half the width of the band.
+        most: Where there are more points, no more are looked for than it takes to know that.
     """
     lowest = np.array([level[0] for level in levels])
     highest = np.array([level[-1] for level in levels])
-    found = [np.zeros((0, len(levels)), np.int64)]
+    found, number = [np.zeros((0, len(levels)), np.int64)], 0
     waiting = [(0, lowest[None])]
-    while waiting:
+    while waiting and number <= most:
         group, points = waiting.pop()
         if group == len(levels):
             found.append(points)
+            number += len(points)
             continue
         tried = np.repeat(points, len(levels[group]), axis=0)
         tried[:, group] = np.tile(levels[group], len(points))
-        most = tried.copy()
-        most[:, group + 1 :] = highest[group + 1 :]
-        tried = tried[(excess(tried) >= -width) & (excess(most) <= width)]
+        fullest = tried.copy()
+        fullest[:, group + 1 :] = highest[group + 1 :]
+        tried = tried[(excess(tried) >= -width) & (excess(fullest) <= width)]
         parts = [tried[i : i + CHUNK] for i in range(0, len(tried), CHUNK)]
         waiting += [(group + 1, part) for part in reversed(parts)]
     return np.concatenate(found)

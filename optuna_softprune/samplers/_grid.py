@@ -84,7 +84,13 @@ class FeasibleGridSampler(ClaimingSampler["_Progress"]):
                 "fewer levels."
             )
         width = np.inf if constraint is None else constraint.tolerance
-        self._points = feasible_points(grid, _no_excess if constraint is None else constraint.excess, width)
+        excess = _no_excess if constraint is None else constraint.excess
+        self._points = feasible_points(grid, excess, width, MOST_POINTS)
+        if len(self._points) > MOST_POINTS:
+            raise ValueError(
+                f"Expected a grid of at most {MOST_POINTS:,} feasible points, but of {product:,} points more are: take "
+                "fewer levels, a narrower tolerance, or another sampler."
+            )
         if not len(self._points):
             raise ValueError(
                 f"Expected a point of the grid to meet {constraint}, but none does: take more levels or a wider "
