@@ -480,3 +480,16 @@ def test_workers_that_recover_in_the_same_moment_do_so_once(
     assert recover(study).taken_up == ()
     monkeypatch.undo()
     assert [trial.state for trial in study.trials].count(TrialState.WAITING) == 1
+
+
+@pytest.mark.parametrize("kind", ["random", "fd", "grid"])
+def test_bookkeeping_is_no_attribute_of_trials_that_a_dashboard_shows(kind: str, tmp_path: Path) -> None:
+    objective, sampler = searched(kind, seconds=0)
+    storage = open_storage(f"sqlite:///{tmp_path}/search.db")
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=4)
+    for trial in study.trials:
+        assert owner_of(trial) == this_worker()
+        shown = {name.removeprefix("softprune:") for name in trial.user_attrs}
+        assert {"sparsity", "parameters", "macs", "feasible"} <= shown
+        assert shown <= {"sparsity", "parameters", "macs", "feasible", "role", "iteration", "candidate"}
