@@ -166,3 +166,9 @@ def test_number_of_examples_that_is_returned_makes_no_candidate_wrong() -> None:
     study.optimize(objective, n_trials=3)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
     assert mean(objective.best_model(study)) == pytest.approx(study.best_value, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::optuna_softprune.SoftPruneWarning")
+def test_a_branch_that_a_few_numbers_hide_at_one_width_is_found_at_another() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    assert assert_values_are_those_of_the_networks(drawn(789)) > 10

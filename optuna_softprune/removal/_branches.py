@@ -53,7 +53,7 @@ def _otherwise(branches: Sequence[Branch], findings: Findings) -> list[tuple[dic
     """Return candidates (leader -> units kept) that decide otherwise, and the comparisons that turn in each.
 
     Comparisons of the same widths may undo each other (equal, or else less): of each way in which they turn together
-    there is the candidate that removes least. One candidate does for those of the same lines and other groups.
+    there are the candidates that remove least and most. One does for those of the same lines and other groups.
     """
     found: list[tuple[dict[int, int], list[Branch]]] = []
     seen: set[bytes] = set()
@@ -62,8 +62,11 @@ def _otherwise(branches: Sequence[Branch], findings: Findings) -> list[tuple[dic
         candidates = _candidates(list(leaders), findings) if leaders else findings.sizes[None]
         turns = np.stack([_at(branch, candidates) != _dense(branch, findings) for branch in own], axis=1)
         nearest = np.argsort(-candidates.sum(1), kind="stable")
-        _, first = np.unique(turns[nearest], axis=0, return_index=True)
-        for candidate in nearest[np.sort(first)[:MOST_WAYS]]:
+        ends = []
+        for ordered in (nearest, nearest[::-1]):
+            _, first = np.unique(turns[ordered], axis=0, return_index=True)
+            ends += ordered[np.sort(first)[:MOST_WAYS]].tolist()
+        for candidate in ends:
             turning = [branch for branch, turned in zip(own, turns[candidate], strict=True) if turned]
             if not turning or (key := candidates[candidate].tobytes()) in seen:
                 continue
