@@ -57,9 +57,10 @@ def _otherwise(branches: Sequence[Branch], findings: Findings) -> list[tuple[dic
     """
     found: list[tuple[dict[int, int], list[Branch]]] = []
     seen: set[bytes] = set()
-    for leaders in dict.fromkeys(tuple(findings.led(branch.holds.groups)) for branch in branches):
-        own = [branch for branch in branches if set(findings.led(branch.holds.groups)) <= set(leaders)]
-        candidates = _candidates(list(leaders), findings) if leaders else findings.sizes[None]
+    compared = [tuple(findings.led(branch.holds.groups)) for branch in branches]
+    for leaders in filter(None, dict.fromkeys(compared)):
+        own = [branch for branch, some in zip(branches, compared, strict=True) if set(some) <= set(leaders)]
+        candidates = _candidates(list(leaders), findings)
         turns = np.stack([_at(branch, candidates) != _dense(branch, findings) for branch in own], axis=1)
         nearest = np.argsort(-candidates.sum(1), kind="stable")
         ends = []

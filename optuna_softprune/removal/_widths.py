@@ -77,12 +77,12 @@ class Notes:
     def use(self, *widths: Any) -> None:
         """Note that `widths` became numbers."""
         for width in widths:
-            if isinstance(width, (Width, Ratio)):
+            if isinstance(width, Followed):
                 self.uses.setdefault(calling_line(), set()).update(width.of.groups)
 
 
-class Width(int):
-    """A length of an axis, or what is computed from such.
+class Followed:
+    """A number that is computed from lengths of axes.
 
     Attributes:
         dense: Its value in the dense network.
@@ -90,20 +90,20 @@ class Width(int):
         notes: Where it is noted what is done with it.
     """
 
-    dense: int
+    dense: Any
     of: Expression
     notes: Notes
 
     @classmethod
-    def new(cls, value: int, dense: int, of: Expression, notes: Notes) -> Width:
-        """Return a width."""
-        width = cls(value)
-        width.dense, width.of, width.notes = dense, of, notes
-        return width
+    def new(cls, value: float, dense: float, of: Expression, notes: Notes) -> Any:
+        """Return a number of this kind."""
+        made = cls(value)  # type: ignore[call-arg]
+        made.dense, made.of, made.notes = dense, of, notes
+        return made
 
-    def __hash__(self) -> int:
-        """Hash as the number that it is."""
-        return int.__hash__(self)
+
+class Width(Followed, int):
+    """A length of an axis, or what may be one."""
 
     def __neg__(self) -> Any:
         """Return what counts from an end."""
@@ -115,33 +115,18 @@ class Width(int):
         return float(int.__index__(self))
 
 
-class Ratio(float):
-    """A number that is no size, computed from widths; the attributes are those of `Width`."""
-
-    dense: float
-    of: Expression
-    notes: Notes
-
-    @classmethod
-    def new(cls, value: float, dense: float, of: Expression, notes: Notes) -> Ratio:
-        """Return a number."""
-        ratio = cls(value)
-        ratio.dense, ratio.of, ratio.notes = dense, of, notes
-        return ratio
-
-    def __hash__(self) -> int:
-        """Hash as the number that it is."""
-        return float.__hash__(self)
+class Ratio(Followed, float):
+    """A number that is no size."""
 
 
 def dense(value: Any) -> Any:
     """Return what `value` is in the dense network."""
-    return value.dense if isinstance(value, (Width, Ratio)) else value
+    return value.dense if isinstance(value, Followed) else value
 
 
 def expression(value: Any) -> Expression:
-    """Return how a width, or a number that follows nothing, depends on the units kept."""
-    if isinstance(value, (Width, Ratio)):
+    """Return how a number depends on the units kept; one that follows nothing is always the same."""
+    if isinstance(value, Followed):
         return value.of
     return Expression(frozenset(), lambda kept: np.full(len(kept), value))
 
@@ -155,7 +140,7 @@ def _arithmetic(name: str) -> Callable[[Any, Any], Any]:
     mirrored = name.startswith("__r")
     operation: Any = getattr(operator, name.replace("__r", "__") if mirrored else name)
 
-    def method(self: Width | Ratio, other: Any) -> Any:
+    def method(self: Followed, other: Any) -> Any:
         if not isinstance(other, Real):
             return NotImplemented
         other = self.notes.marked(other)
@@ -174,7 +159,7 @@ def _arithmetic(name: str) -> Callable[[Any, Any], Any]:
 def _comparison(name: str) -> Callable[[Any, Any], Any]:
     operation: Any = getattr(operator, name)
 
-    def method(self: Width | Ratio, other: Any) -> Any:
+    def method(self: Followed, other: Any) -> Any:
         if not isinstance(other, Real):
             return NotImplemented
         other = self.notes.marked(other)
@@ -190,12 +175,11 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
-for _kind in (Width, Ratio):
-    for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-        setattr(_kind, f"__{_name}__", _arithmetic(f"__{_name}__"))
-        setattr(_kind, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
-    for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        setattr(_kind, f"__{_name}__", _comparison(f"__{_name}__"))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(Followed, f"__{_name}__", _arithmetic(f"__{_name}__"))
+    setattr(Followed, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Followed, f"__{_name}__", _comparison(f"__{_name}__"))
 
 
 def calling_line() -> str:
